@@ -1,0 +1,1 @@
+"""errcd - sifted key to final key: estimate, reconcile, verify, amplify."""

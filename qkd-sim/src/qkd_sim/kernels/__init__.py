@@ -1,0 +1,1 @@
+"""kernels - compiled loops: arrays in, arrays out."""
