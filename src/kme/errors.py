@@ -13,6 +13,7 @@
     │   ├── IdentityError           who calls is absent or unclear
     │   ├── NotEntitledError        the key exists and is somebody else's
     │   ├── KeyNotFoundError        no such key for this caller, or already given out
+    │   │   └── OverlapError        part of the key was given out under another id
     │   └── RequestError            the request itself cannot be met, now or later
     ├── UnavailableError            not now: try again
     │   ├── OutOfKeysError          too few bytes in stock
@@ -145,6 +146,12 @@ class KeyNotFoundError(RefusedError):
     """There is no such key for this caller, or it was given out already."""
 
     code = "key_not_found"
+
+
+class OverlapError(KeyNotFoundError):
+    """Part of the key was given out under another id: refused, and an alarm."""
+
+    code = "overlap"
 
 
 class RequestError(RefusedError):

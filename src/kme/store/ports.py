@@ -1,0 +1,229 @@
+"""ports - what every store promises to the stages of the flow.
+
+One suite (`tests/store_contract.py`) holds every backend to these promises:
+
+- What a method wrote is durable when it returns (it survives SIGKILL and loss
+  of power); what it refuses leaves no trace.
+- Each method is atomic: a crash in it leaves the state before or after. A
+  backend without transactions (Vault) orders its writes so that repeating the
+  call finishes it, and callers repeat after a restart.
+- Calls may run concurrently, from several tasks and several workers.
+- Key bytes are sealed at rest. What was consumed never comes back.
+- The cost of a call doesn't grow with the number of blocks or entries kept.
+
+Every method may raise `StoreUnavailableError`; after it the outcome of a write
+is unknown until the call is repeated or the state is read again.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from kme.ids import Epoch, KmeId, SourceId
+from kme.secret import Secret
+from kme.store.records import (
+    Claim,
+    FinalKey,
+    FinalKeyRef,
+    GranuleRange,
+    HeartbeatRecord,
+    Incident,
+    InboxEntry,
+    KeyBlock,
+    PairingRecord,
+    Proposal,
+    Settlement,
+    Stock,
+)
+
+
+class InboxStore(Protocol):
+    """Final keys that wait to be paired, and which epochs ever came in."""
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        """Take one epoch's final key, once for good.
+
+        The epoch joins the source's set of epochs that ever came in, in the
+        same step.
+
+        Parameters
+        ----------
+        peer
+            The KME that gets the same key at the other end.
+        source
+            What made it.
+        epoch
+            Its first universal epoch.
+        parts
+            The key, split into parts of at most `MAX_BLOCK_BYTES`.
+
+        Returns
+        -------
+        bool
+            False if this epoch of this source came in before, whatever became
+            of it since; nothing is stored then.
+        """
+        ...
+
+    async def inbox(
+        self, peer: KmeId, source: SourceId, after: FinalKeyRef | None, limit: int
+    ) -> list[InboxEntry]:
+        """List entries of one source in order of epoch and part, behind `after`."""
+        ...
+
+    async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
+        """Return those of `refs` that are in the inbox now, in the order given."""
+        ...
+
+    async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
+        """Read entries with their bytes; absent ones are left out."""
+        ...
+
+
+class PairingStore(Protocol):
+    """Where pairing stands, and the blocks that it makes."""
+
+    async def pairing(self, peer: KmeId) -> PairingRecord:
+        """Return the pair's record; a fresh one before the first write."""
+        ...
+
+    async def open_proposal(self, peer: KmeId, proposal: Proposal) -> None:
+        """Leader: write a proposal before it is sent; `highest` becomes its number.
+
+        Repeating the open proposal, unchanged, is allowed and does nothing.
+
+        Raises
+        ------
+        PairingError
+            If its number isn't above `highest`, or another one is open.
+        """
+        ...
+
+    async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
+        """Write the verdict and all that follows from it, in one step.
+
+        With EQUAL the block and its ledger (all granules free, the reserved
+        ones drawn) come to be with the bytes `key`; with VOID and UNEQUAL no
+        block does. In each case the listed entries leave the inbox, `last` is
+        the settlement, `highest` is at least its number, and an open proposal
+        of that number is closed. Repeating the last settlement does nothing.
+
+        Raises
+        ------
+        PairingError
+            If the number isn't above the last settlement's (and it isn't that
+            settlement itself), or `key` is missing or too much.
+        """
+        ...
+
+    async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
+        """Note that the peer settled all numbers up to `number`; the mark only rises."""
+        ...
+
+
+class SupplyStore(Protocol):
+    """Blocks, claims on them and the ledger of what was drawn."""
+
+    async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
+        """Read a block with its bytes; None if there is none (any more)."""
+        ...
+
+    async def claim(
+        self, peer: KmeId, worker: str, min_granules: int, want_granules: int
+    ) -> Claim | None:
+        """Reserve a range in one of this KME's own blocks, durably.
+
+        Only blocks count that this KME owns, with a number that is at most
+        `peer_settled` and above `floor_allocate`. Of those with room for
+        `min_granules`, the one with the least room is taken (the lowest number
+        among equals), so that remainders are used up before fresh blocks.
+
+        Returns
+        -------
+        Claim or None
+            At least `min_granules`, at most `want_granules` granules; None if
+            no block has the room.
+        """
+        ...
+
+    async def give_back(self, peer: KmeId, claim: Claim, untouched_from: int) -> None:
+        """Close a claim and return what was not used of it.
+
+        Parameters
+        ----------
+        peer
+            The pair's other KME.
+        claim
+            The claim, open until now; a closed one is left alone.
+        untouched_from
+            First granule that was never used. The tail returns to the block
+            if nothing behind it was claimed since, else it is burnt.
+        """
+        ...
+
+    async def close_claims(self, worker: str | None = None) -> int:
+        """Close all open claims of a worker (of all workers if None); return how many.
+
+        Nothing of a closed claim is ever allocated again; ids that were given
+        out of it stay drawable.
+        """
+        ...
+
+    async def stock(self, peer: KmeId) -> Stock:
+        """Return what `claim` could still reserve."""
+        ...
+
+    async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
+        """Mark ranges as drawn: all of them, for ever, or none.
+
+        Raises
+        ------
+        KeyNotFoundError
+            If a block has no ledger here, is at or below `floor_draw`, a range
+            ends behind its block, or all granules of one were drawn before.
+        OverlapError
+            If some, but not all, granules of a range were drawn before, or two
+            of the ranges overlap.
+        """
+        ...
+
+
+class HeartbeatStore(Protocol):
+    """The nonces by which a roll-back is seen."""
+
+    async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
+        """Return the pair's heartbeat record, freshly read."""
+        ...
+
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Write the nonce of a heartbeat that is about to be sent."""
+        ...
+
+    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
+        ...
+
+    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Remember the peer's heartbeat as the last one heard."""
+        ...
+
+
+class IncidentStore(Protocol):
+    """Alarms."""
+
+    async def record_incident(self, incident: Incident) -> None:
+        """Keep an alarm."""
+        ...
+
+    async def incidents(self, limit: int) -> list[Incident]:
+        """Return the latest alarms, newest first."""
+        ...
+
+
+class Store(InboxStore, PairingStore, SupplyStore, HeartbeatStore, IncidentStore, Protocol):
+    """All that one KME keeps."""
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the files or connections."""
+        ...
