@@ -1,1 +1,1 @@
-"""store - what a KME keeps: the inbox of final keys, key blocks, their ledgers, the pair's records."""
+"""store - what a KME keeps: inbox of final keys, key blocks, ledgers, the records of each pair."""
