@@ -1,0 +1,95 @@
+"""The repository's own rules: what documents say is so, and nothing is in git that must not be."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _tracked() -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def _sources() -> list[Path]:
+    return sorted(path for root in ("src", "qkd-sim/src") for path in (ROOT / root).rglob("*.py"))
+
+
+def test_every_module_says_in_its_first_line_what_passes_through() -> None:
+    for path in _sources():
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        assert docstring, f"{path} has no docstring"
+
+
+def test_no_module_does_work_on_import() -> None:
+    allowed = (
+        ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef,
+        ast.Assign, ast.AnnAssign, ast.Expr, ast.If,
+    )  # fmt: skip
+    for path in _sources():
+        for node in ast.parse(path.read_text()).body:
+            assert isinstance(node, allowed), f"{path}:{node.lineno} runs a statement on import"
+            if isinstance(node, ast.Expr):
+                assert isinstance(node.value, ast.Constant), f"{path}:{node.lineno} calls on import"
+
+
+def test_no_private_key_is_in_git() -> None:
+    for path in _tracked():
+        assert b"PRIVATE KEY-----\n" not in path.read_bytes(), path
+
+
+def test_no_large_file_is_in_git() -> None:
+    for path in _tracked():
+        assert path.stat().st_size < 400_000, path
+
+
+def test_lock_files_pin_every_package_by_hash_and_name_no_index() -> None:
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text()
+        assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text), path
+        pinned = re.findall(r"^[a-z][^ \n]*==[^ \n]+", text, re.MULTILINE)
+        assert pinned
+        assert text.count("==") >= len(pinned)
+        for block in re.split(r"\n(?=[a-z])", text)[1:]:
+            assert "--hash=sha256:" in block, f"{path}: {block.splitlines()[0]}"
+
+
+def test_own_distributions_are_never_looked_up_by_name() -> None:
+    for path in (ROOT / "requirements").glob("*.txt"):
+        assert not re.search(r"^(qkd-kme|qkd-sim|kme)\b", path.read_text(), re.MULTILINE), path
+
+
+def test_every_make_target_that_the_papers_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md", "tests/README.md"):
+        named = set(re.findall(r"`?make ([a-z][a-z-]+)", (ROOT / name).read_text()))
+        assert named - targets == set(), name
+
+
+def test_every_link_between_the_papers_leads_somewhere() -> None:
+    for path in _tracked():
+        if path.suffix != ".md":
+            continue
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+            if not target.startswith(("http:", "https:")):
+                assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_every_program_is_an_entry_point() -> None:
+    project = tomllib.loads((ROOT / "qkd-sim" / "pyproject.toml").read_text())["project"]
+    programs = {path.stem for path in (ROOT / "qkd-sim/src/qkd_sim/programs").glob("*.py")}
+    chain = {"esim", "chopper", "chopper2", "getrate", "pfind", "costream", "splicer", "errcd"}
+    assert chain <= programs
+    assert chain <= set(project["scripts"])
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_the_papers_are_there_and_not_empty(name: str) -> None:
+    assert len((ROOT / name).read_text()) > 300
