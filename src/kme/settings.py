@@ -3,7 +3,8 @@
 Values come from a TOML file (`kme run --config FILE`) and from the environment
 (prefix ``KME_``, ``__`` between levels, which wins). Secrets are given by the
 path of a file, never by value. Relative paths start at the configuration
-file's folder. `docs/configuration.md` is made from this module.
+file's folder. `docs/configuration.md` is made
+from this module by `kme.settings_page`.
 """
 
 import tomllib

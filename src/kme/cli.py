@@ -1,0 +1,236 @@
+"""cli - the command `kme`: what a person types, in; one line or a table, out."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Final, NoReturn, Optional
+
+import typer
+from rich.console import Console
+
+import kme
+from kme.errors import IdentifierError, KmeError, SettingsError
+from kme.ids import KmeId, SaeId
+
+app = typer.Typer(
+    name="kme",
+    help="Key management for quantum key distribution: the same key at both ends, exactly once.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DEFAULT_BASE_PORT: Final = 14014
+
+ScenarioOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads this form on every Python we support
+    typer.Option(help="Scenario of the simulated link, TOML; the lab scenario if not given."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kme {kme.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def demo(
+    *,
+    scenario: ScenarioOption = None,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="Make the run repeatable: the same seed gives the same files under DIR/chain/. "
+            "Such a key is no secret.",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Keep every file in this folder, the chain's in chain/."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all figures as one JSON object, on the last line.")
+    ] = False,
+    show_key: Annotated[
+        bool, typer.Option("--show-key", help="Show the key itself in the summary.")
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(help="Level of the KMEs' logs: DEBUG, INFO, WARNING or ERROR.")
+    ] = "INFO",
+) -> None:
+    """Do the main job once, without Docker: photons to one key in two SAEs' hands."""
+    from kme.demo import DemoJob, run_demo, show_summary  # noqa: PLC0415 - other commands start faster
+
+    console = Console(stderr=as_json)
+    summary = run_demo(DemoJob(scenario, seed, out, log_level), console)
+    show_summary(summary, console, with_key=show_key)
+    if as_json:
+        figures = summary.figures()
+        if show_key and summary.key is not None:
+            figures["key"] = summary.key.key.to_base64()
+        typer.echo(json.dumps(figures))
+
+
+@app.command()
+def serve(  # noqa: PLR0913
+    *,
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Folder that holds everything.")
+    ] = Path("kme-pair"),
+    base_port: Annotated[
+        int, typer.Option(help="First of the four TCP ports, on the loopback address.")
+    ] = DEFAULT_BASE_PORT,
+    sae: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="NAME@KME",
+            help="An SAE and its home; may be repeated. Default: alice@kme-a bob@kme-b eve@kme-b.",
+        ),
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="What feeds the pair: `link`, the simulated link, or `random`, random bits at "
+            "once: no quantum key."
+        ),
+    ] = "link",
+    scenario: ScenarioOption = None,
+    ready_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Written when keys can be drawn."),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(help="Level of the KMEs' logs: DEBUG, INFO, WARNING or ERROR.")
+    ] = "INFO",
+) -> None:
+    """Run two KMEs and the link between them until Ctrl-C; print how to fetch a key."""
+    from kme.pair import DEFAULT_SAES, PairPlan, ports_from  # noqa: PLC0415
+    from kme.runtime import run as run_process  # noqa: PLC0415
+    from kme.serve import ServeJob, source_of  # noqa: PLC0415
+    from kme.serve import serve as serve_pair  # noqa: PLC0415
+
+    if source not in {"link", "random"}:
+        raise SettingsError(f"--source {source}: must be link or random")
+    driver = {"link": "sim"}.get(source, source)
+    plan = PairPlan(
+        directory.resolve(),
+        ports_from(base_port),
+        _saes(sae) if sae else DEFAULT_SAES,
+        *source_of(driver),
+        {"log": {"level": log_level}},
+    )
+    job = ServeJob(plan, driver, scenario, ready_file)
+    console = Console()
+    run_process(lambda stop: serve_pair(job, console, stop))
+
+
+@app.command()
+def run(
+    *,
+    config: Annotated[Path, typer.Option(metavar="FILE", help="Configuration of this KME, TOML.")],
+    stop_with_input: Annotated[
+        bool, typer.Option("--stop-with-input", help="Stop when standard input ends.")
+    ] = False,
+) -> None:
+    """Run one KME in this process until Ctrl-C or SIGTERM."""
+    from kme.embedded import run_kme  # noqa: PLC0415
+    from kme.runtime import run as run_process  # noqa: PLC0415
+    from kme.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings(config)
+    run_process(lambda stop: run_kme(settings, stop, stops_with_input=stop_with_input))
+
+
+@app.command("check-config")
+def check_config(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="FILE", help="Configuration of a KME, TOML."),
+    ] = None,
+    *,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print the page that explains every setting.")
+    ] = False,
+) -> None:
+    """Say what is wrong with a configuration file, or explain every setting."""
+    from kme.settings import load_settings  # noqa: PLC0415
+    from kme.settings_page import describe_settings  # noqa: PLC0415
+
+    if describe:
+        typer.echo(describe_settings(), nl=False)
+    elif config is None:
+        raise SettingsError("name a configuration file, or give --describe")
+    else:
+        typer.echo(f"{config}: KME {load_settings(config).id}, all settings hold")
+
+
+@app.command("show-epoch")
+def show_epoch(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Final key files, type 7.")],
+) -> None:
+    """Show what final key files hold, without a bit of the keys."""
+    from kme.epochs.finalkey import read_final_key  # noqa: PLC0415
+
+    for path in files:
+        final = read_final_key(path)
+        typer.echo(
+            f"{path}: start epoch {final.start_epoch}, epochs {final.n_epochs}, bits {final.n_bits}"
+        )
+
+
+@app.command()
+def status(
+    *,
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Folder of a running `kme serve`.")
+    ] = Path("kme-pair"),
+) -> None:
+    """Show what each couple of SAEs of a running `kme serve` could be given now."""
+    from kme.status import show_status  # noqa: PLC0415
+
+    asyncio.run(show_status(directory, Console()))
+
+
+def _saes(texts: list[str]) -> dict[SaeId, KmeId]:
+    """Read ``NAME@KME`` as often as it was given."""
+    from kme.pair import KME_IDS  # noqa: PLC0415
+
+    saes: dict[SaeId, KmeId] = {}
+    for text in texts:
+        name, at, home = text.rpartition("@")
+        if not at or home not in KME_IDS:
+            raise SettingsError(
+                f"--sae {text}: write NAME@KME with KME one of {', '.join(KME_IDS)}"
+            )
+        try:
+            sae = SaeId(name)
+        except IdentifierError as error:
+            raise SettingsError(f"--sae {text}: {error.message}") from error
+        if sae in saes:
+            raise SettingsError(f"--sae {text}: this name was given before")
+        saes[sae] = KmeId(home)
+    return saes
+
+
+def main() -> NoReturn:
+    """Run the command; what a user can cause ends in one line and exit code 1."""
+    try:
+        app()
+    except KmeError as error:
+        sys.stderr.write(f"kme: {error}\n")
+        raise SystemExit(1) from None
+    raise SystemExit(0)
