@@ -11,10 +11,12 @@
     ├── StageError                  a stage of the flow could not do its work
     ├── RefusedError                a caller asks for what it may not have
     │   ├── IdentityError           who calls is absent or unclear
+    │   │   └── HandshakeError      TLS ended before a request could be made
     │   ├── NotEntitledError        the key exists and is somebody else's
     │   ├── KeyNotFoundError        no such key for this caller, or already given out
     │   │   └── OverlapError        part of the key was given out under another id
     │   └── RequestError            the request itself cannot be met, now or later
+    │       └── RequestFieldError   and these members of it are why
     ├── UnavailableError            not now: try again
     │   ├── OutOfKeysError          too few bytes in stock
     │   ├── PeerUnavailableError    the other KME was not heard within its lease
@@ -28,6 +30,7 @@ Messages are fit for strangers: they say what to do and never hold key bytes.
 What only the operator may see goes into `diagnostics`.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -136,6 +139,12 @@ class IdentityError(RefusedError):
     code = "identity"
 
 
+class HandshakeError(IdentityError):
+    """One end of a TLS connection did not believe the other's certificate."""
+
+    code = "handshake"
+
+
 class NotEntitledError(RefusedError):
     """The key exists and belongs to somebody else."""
 
@@ -164,6 +173,24 @@ class RequestError(RefusedError):
     """
 
     code = "request"
+
+
+class RequestFieldError(RequestError):
+    """Some members of a request cannot be met.
+
+    Parameters
+    ----------
+    message
+        Which rule they break.
+    fields
+        For each of them its name and what is wrong, fit for strangers.
+    """
+
+    code = "request_field"
+
+    def __init__(self, message: str, fields: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(message, fields=fields)
+        self.fields = tuple(fields)
 
 
 class UnavailableError(KmeError):

@@ -12,8 +12,8 @@ import tomlkit
 from kme.epochs.files import write_whole
 from kme.errors import SettingsError
 from kme.ids import KmeId, SaeId, SourceId
-from kme.pki.layout import PkiPaths, make_pki
-from kme.pki.tls import TlsFiles
+from kme.pki.bundle import CredentialFiles
+from kme.pki.site import SitePki, make_pki
 from kme.store.records import SourceClass
 
 HOST: Final = "127.0.0.1"
@@ -108,7 +108,7 @@ class Pair:
     directory: Path
     kmes: tuple[KmePlace, KmePlace]
     saes: Mapping[SaeId, KmeId]
-    pki: PkiPaths
+    pki: SitePki
 
     @property
     def description(self) -> Path:
@@ -126,7 +126,7 @@ class Pair:
                 "id": place.id,
                 "sae_url": place.sae_url,
                 "peer_url": place.peer_url,
-                "ca": str(self.pki.root),
+                "ca": str(self.pki.root_ca),
                 "config": str(place.config),
                 "pid": pids.get(place.id),
             }
@@ -136,8 +136,8 @@ class Pair:
             {
                 "id": sae,
                 "kme": kme,
-                "cert": str(self.pki.sae[sae].chain),
-                "key": str(self.pki.sae[sae].key),
+                "cert": str(self.pki.sae_certificates[sae].certificate),
+                "key": str(self.pki.sae_certificates[sae].key),
             }
             for sae, kme in self.saes.items()
         ]
@@ -200,23 +200,25 @@ def lay_out(plan: PairPlan) -> Pair:
     return pair
 
 
-def _configuration(plan: PairPlan, pki: PkiPaths, place: KmePlace, peer: KmePlace) -> str:
+def _configuration(plan: PairPlan, pki: SitePki, place: KmePlace, peer: KmePlace) -> str:
     """Return the configuration file of one KME, its paths relative to that file."""
 
     def within(path: Path) -> str:
         return str(path.relative_to(plan.directory))
 
-    def listener(port: int, files: TlsFiles) -> dict[str, object]:
-        revoked = {} if files.revoked is None else {"client_crl": within(files.revoked)}
+    def listener(
+        port: int, own: CredentialFiles, trusted: Path, revoked: Path
+    ) -> dict[str, object]:
         return {
             "host": HOST,
             "port": port,
-            "certificate": within(files.chain),
-            "key": within(files.key),
-            "client_ca": within(files.trusted),
-            **revoked,
+            "certificate": within(own.certificate),
+            "key": within(own.key),
+            "client_ca": within(trusted),
+            "client_crl": within(revoked),
         }
 
+    services, members = pki.service_certificates, pki.kme_certificates
     source = {
         "id": str(plan.source),
         "directory": within(place.epochs),
@@ -231,8 +233,8 @@ def _configuration(plan: PairPlan, pki: PkiPaths, place: KmePlace, peer: KmePlac
                 "path": within(place.folder / "store.db"),
                 "master_key": within(place.folder / "master.key"),
             },
-            "sae_interface": listener(place.sae_port, pki.sae_port[place.id]),
-            "peer_interface": listener(place.peer_port, pki.peer[place.id]),
+            "sae_interface": listener(place.sae_port, services[place.id], pki.sae_ca, pki.sae_crl),
+            "peer_interface": listener(place.peer_port, members[place.id], pki.kme_ca, pki.kme_crl),
             **{name: dict(section) for name, section in plan.settings.items()},
             "peers": [{"id": str(peer.id), "url": peer.peer_url, "sources": [source]}],
             "saes": [{"id": str(sae), "kme": str(kme)} for sae, kme in plan.saes.items()],

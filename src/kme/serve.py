@@ -162,8 +162,17 @@ def first_couple(saes: Mapping[SaeId, KmeId]) -> tuple[SaeId, SaeId] | None:
 
 
 async def _is_stocked(pair: Pair, couple: tuple[SaeId, SaeId], stop: asyncio.Event) -> bool:
-    """Ask for the status until a key is in stock; False if asked to stop before."""
-    master, slave = couple
+    """Ask for the status, in both directions, until keys are in stock; False if stopped before."""
+    return all(
+        [
+            await _has_keys(pair, master, slave, stop)
+            for master, slave in (couple, couple[::-1])
+            if not stop.is_set()
+        ]
+    )
+
+
+async def _has_keys(pair: Pair, master: SaeId, slave: SaeId, stop: asyncio.Event) -> bool:
     place = pair.home_of(master)
     async with open_client(
         place.sae_url, pair.pki.sae_certificates[master], pair.pki.service_ca, place.id

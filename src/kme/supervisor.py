@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kme.epochs.qkde import LinkJob, StageReport, find_driver
 from kme.errors import StageError
@@ -144,8 +144,9 @@ async def keep_running(
         on_death(process.returncode or 0, words)
 
 
-async def _either(*waits: "asyncio.Future[object] | object") -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[arg-type]
+async def _either(*waits: Coroutine[Any, Any, object]) -> None:
+    """Return as soon as one of the waits is over, and end the others."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -17,7 +17,7 @@ from typing import Final
 
 from kme.epochs.files import write_whole
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
-from kme.epochs.qkde import LinkJob, StageReport
+from kme.epochs.qkde import Fact, LinkJob, StageReport
 from kme.errors import KmeError, SettingsError
 from kme.ids import Epoch
 from kme.secret import Secret
@@ -94,7 +94,11 @@ def _run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         if not source.is_full():
             started_s = time.monotonic()
             epoch = source.feed()
-            facts = {"epoch": str(epoch), "final_bits": FILE_BYTES * 8, "is_quantum": False}
+            facts: dict[str, Fact] = {
+                "epoch": str(epoch),
+                "final_bits": FILE_BYTES * 8,
+                "is_quantum": False,
+            }
             sys.stdout.write(
                 StageReport("random", time.monotonic() - started_s, facts).to_line() + "\n"
             )

@@ -1,0 +1,1 @@
+"""ingest - epoch files become final keys in the inbox, each exactly once."""

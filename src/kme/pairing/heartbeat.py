@@ -1,0 +1,241 @@
+"""heartbeat - nonces go to the peer, a lease comes back: is it alive, is nobody rolled back."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from kme.errors import KmeError, PeerUnavailableError
+from kme.pairing.challenges import HeartbeatJudge, settled_number
+from kme.pairing.pair import PairEnd
+from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, PeerLink
+from kme.pairing.rollback import RollbackGuard
+
+_logger = logging.getLogger(__name__)
+
+_TRIES_ON_DEMAND: Final = 2
+
+random_token: Callable[[], str] = partial(secrets.token_hex, 16)
+"""Return 32 fresh random hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReport:
+    """What the peer answered to the last heartbeat that it accepted.
+
+    Parameters
+    ----------
+    told_settled
+        Up to this number the peer knew our blocks to be durable then.
+    free_bytes
+        What it could allocate then.
+    """
+
+    told_settled: int
+    free_bytes: int
+
+
+class Heartbeats:
+    """Heartbeats with one peer, in both directions (architecture: rules 7 and 12).
+
+    One heartbeat is outstanding at a time, for only `run` sends any; so just
+    one process per KME may run it.
+
+    Parameters
+    ----------
+    end
+        This end of the pair.
+    link
+        The way to the peer.
+    token
+        Returns 32 fresh random hexadecimal digits.
+    """
+
+    def __init__(
+        self, end: PairEnd, link: PeerLink, token: Callable[[], str] = random_token
+    ) -> None:
+        self._end = end
+        self._link = link
+        self._token = token
+        self._guard = RollbackGuard(end)
+        self._judge = HeartbeatJudge(end, self._guard, token)
+        self._accepted_s: float | None = None
+        self._report: PeerReport | None = None
+        self._unwritten: str | None = None
+        self._wanted = asyncio.Event()
+        self._waiting: list[asyncio.Future[KmeError | None]] = []
+        self._was_alive: bool | None = None
+
+    @property
+    def report(self) -> PeerReport | None:
+        """What the peer reported last; None before the first accepted heartbeat."""
+        return self._report
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether `require_alive` would return."""
+        try:
+            self.require_alive()
+        except PeerUnavailableError:
+            return False
+        return True
+
+    def require_alive(self) -> None:
+        """Return if the peer was heard within its lease.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If it was not, or one of the two was rolled back.
+        """
+        self._guard.require_none()
+        lease_s, accepted_s = self._end.config.lease_s, self._accepted_s
+        if accepted_s is None or self._end.clock.monotonic_s() - accepted_s >= lease_s:
+            raise PeerUnavailableError(
+                f"KME {self._end.peer} was not heard within {lease_s:g} s: try again later"
+            )
+
+    def require_heard_once(self) -> None:
+        """Return if a heartbeat was accepted since the start, and our own store is sound.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If not: what was handed out before could be handed out again.
+        """
+        self._guard.require_ours_sound()
+        if self._accepted_s is None:
+            raise PeerUnavailableError(
+                f"KME {self._end.peer} was not heard since this KME started: try again later"
+            )
+
+    def require_sound(self) -> None:
+        """Return if a heartbeat was accepted since the start, and no roll-back was seen.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If not: this KME takes part in no pairing then.
+        """
+        self._guard.require_none()
+        self.require_heard_once()
+
+    async def from_now(self) -> None:
+        """Return after a heartbeat that begins after this call was accepted.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If two in a row were not, or none within the lease.
+        """
+        self._guard.require_none()
+        error: KmeError | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._end.config.lease_s):
+                for _ in range(_TRIES_ON_DEMAND):
+                    error = await self._next_beat()
+                    self._guard.require_none()
+                    if error is None:
+                        return
+        raise PeerUnavailableError(
+            f"KME {self._end.peer} accepted no heartbeat: try again later"
+        ) from error
+
+    def hasten(self) -> None:
+        """Send the next heartbeat at once, because there is news."""
+        self._wanted.set()
+
+    async def on_heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
+        """Judge a heartbeat of the peer."""
+        return await self._judge.judge(heartbeat)
+
+    async def run(self) -> None:
+        """Send heartbeats, one by one, until cancelled."""
+        while True:
+            self._wanted.clear()
+            waiting, self._waiting = self._waiting, []
+            error: KmeError | None = PeerUnavailableError("heartbeats were stopped")
+            try:
+                error = await self._try_beat()
+            finally:
+                for waiter in waiting:
+                    if not waiter.done():
+                        waiter.set_result(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._end.config.heartbeat_interval_s):
+                    await self._wanted.wait()
+
+    def _next_beat(self) -> "asyncio.Future[KmeError | None]":
+        """Return what becomes of the next heartbeat to begin; the one under way is not it."""
+        waiter: asyncio.Future[KmeError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._wanted.set()
+        return waiter
+
+    async def _try_beat(self) -> KmeError | None:
+        try:
+            await self._beat()
+        except KmeError as error:
+            self._log_change(is_alive=False, reason=error.message)
+            return error
+        self._log_change(is_alive=True, reason="a heartbeat was accepted")
+        return None
+
+    async def _beat(self) -> None:
+        """Have one heartbeat accepted, durably on both sides.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If it was not, for whatever reason.
+        StoreUnavailableError
+            If our own store takes no write.
+        """
+        begun_s = self._end.clock.monotonic_s()
+        heartbeat = await self._prepare(None)
+        answer = await self._link.heartbeat(heartbeat)
+        if answer.outcome is HeartbeatOutcome.CHALLENGED:
+            heartbeat = await self._prepare(answer.challenge)
+            answer = await self._link.heartbeat(heartbeat)
+        await self._check(answer)
+        await self._end.store.acknowledge_heartbeat(self._end.peer, heartbeat.nonce)
+        self._accepted_s = begun_s
+        self._report = PeerReport(heartbeat.settled, answer.free_bytes)
+
+    async def _prepare(self, challenge: str | None) -> Heartbeat:
+        """Read where we stand freshly from the store, and write the nonce before it is sent."""
+        store, peer = self._end.store, self._end.peer
+        record = await store.heartbeat(peer)
+        is_pending = record.pending is not None and record.pending != record.acknowledged
+        # After a write that may or may not have landed the nonce stays the same.
+        nonce = (record.pending if is_pending else self._unwritten) or self._token()
+        self._unwritten = nonce
+        await store.begin_heartbeat(peer, nonce)
+        self._unwritten = None
+        settled = settled_number(await store.pairing(peer))
+        free_bytes = (await store.stock(peer)).n_bytes
+        return Heartbeat(nonce, record.acknowledged, challenge, settled, free_bytes)
+
+    async def _check(self, answer: HeartbeatAnswer) -> None:
+        peer = self._end.peer
+        if answer.outcome is HeartbeatOutcome.ROLLED_BACK:
+            await self._guard.declare(
+                f"KME {peer} saw a newer state of KME {self._end.local} than this one, or was"
+                " itself restored from an older copy: keys stay closed until an operator acts",
+                may_be_ours=True,
+            )
+        if answer.outcome is not HeartbeatOutcome.ACCEPTED:
+            raise PeerUnavailableError(f"KME {peer} did not accept the heartbeat")
+        await self._judge.check_settled(answer.settled)
+        self._guard.require_ours_sound()
+
+    def _log_change(self, *, is_alive: bool, reason: str) -> None:
+        if is_alive != self._was_alive:
+            level = logging.INFO if is_alive else logging.WARNING
+            event = "peer is alive" if is_alive else "peer is not heard"
+            _logger.log(level, event, extra={"peer": self._end.peer, "reason": reason})
+        self._was_alive = is_alive

@@ -1,0 +1,175 @@
+"""pairing - one KME and all its peers: loops that send, and what it makes of their messages."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from kme.clock import Clock
+from kme.errors import IdentityError, KmeError
+from kme.ids import KmeId
+from kme.pairing.decide import Follower
+from kme.pairing.heartbeat import Heartbeats, random_token
+from kme.pairing.pair import PairEnd, PeerConfig
+from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerLink
+from kme.pairing.propose import Leader
+from kme.store.ports import Store
+from kme.store.records import FinalKeyRef, Proposal, Verdict
+
+_logger = logging.getLogger(__name__)
+
+
+class _Peer:
+    """All that goes on with one peer."""
+
+    def __init__(self, end: PairEnd, link: PeerLink, token: Callable[[], str]) -> None:
+        self.end = end
+        self.heartbeats = Heartbeats(end, link, token)
+        self.leader = Leader(end, link, self.heartbeats) if end.is_leader else None
+        self.follower = Follower(end, self.heartbeats)
+
+    async def lead(self) -> None:
+        """Propose blocks until cancelled; after a failure wait longer each time."""
+        config, clock = self.end.config, self.end.clock
+        pause_s = config.poll_s
+        while self.leader is not None:
+            if not self.heartbeats.is_alive:
+                await clock.sleep(config.poll_s)
+                continue
+            try:
+                has_settled = await self.leader.step()
+            except KmeError as error:
+                fields = {"peer": self.end.peer, "reason": error.message, "pause_s": pause_s}
+                _logger.warning("pairing waits", extra=fields)
+                await clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, config.max_backoff_s)
+            else:
+                pause_s = config.poll_s
+                await clock.sleep(0 if has_settled else pause_s)
+
+
+class Pairing:
+    """Pairing and heartbeats of one KME with all its peers.
+
+    It is the `kme.pairing.ports.PeerHandler` of what peers send, and the
+    `kme.pairing.ports.Liveness` of whoever hands out keys. Each peer has
+    tasks, locks and a link of its own: none waits for another.
+
+    Parameters
+    ----------
+    local
+        This KME.
+    store
+        What it keeps.
+    clock
+        Its time.
+    peers
+        The configuration of each peer, and the way there.
+    token
+        Returns 32 fresh random hexadecimal digits.
+    """
+
+    def __init__(
+        self,
+        local: KmeId,
+        store: Store,
+        clock: Clock,
+        peers: Sequence[tuple[PeerConfig, PeerLink]],
+        token: Callable[[], str] = random_token,
+    ) -> None:
+        self._peers: Mapping[KmeId, _Peer] = {
+            config.peer: _Peer(PairEnd(local, config, store, clock), link, token)
+            for config, link in peers
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send heartbeats and propose blocks to all peers, until `stop` or cancelled.
+
+        It may be stopped anywhere: what is under way is resumed at the next start.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(loop)
+                for peer in self._peers.values()
+                for loop in (peer.heartbeats.run(), peer.lead())
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def on_heartbeat(self, peer: KmeId, heartbeat: Heartbeat) -> HeartbeatAnswer:
+        """Judge a peer's heartbeat.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        """
+        return await self._peer(peer).heartbeats.on_heartbeat(heartbeat)
+
+    async def on_held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKeyRef]:
+        """Say which of these final keys are in the inbox; of a source not shared, none.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        """
+        end = self._peer(peer).end
+        shared = [ref for ref in refs if ref.source in end.config.sources]
+        return [entry.ref for entry in await end.store.held(peer, shared)]
+
+    async def on_propose(self, peer: KmeId, proposal: Proposal) -> Verdict:
+        """Decide about a proposal, or repeat the verdict.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        PairingError
+            If the proposal breaks a rule.
+        PeerUnavailableError
+            If this KME cannot take part in pairing now.
+        """
+        return await self._peer(peer).follower.decide(proposal)
+
+    def require_alive(self, peer: KmeId) -> None:
+        """Return if the peer was heard within its lease.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If it was not, or one of the two was rolled back.
+        IdentityError
+            If it is no peer of this KME.
+        """
+        self._peer(peer).heartbeats.require_alive()
+
+    def require_heard_once(self, peer: KmeId) -> None:
+        """Return if one heartbeat was accepted since this process started.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If none was, or this KME may have been rolled back.
+        IdentityError
+            If it is no peer of this KME.
+        """
+        self._peer(peer).heartbeats.require_heard_once()
+
+    async def heartbeat_from_now(self, peer: KmeId) -> None:
+        """Return after a heartbeat that begins after this call was accepted.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If none was accepted within the lease.
+        IdentityError
+            If it is no peer of this KME.
+        """
+        await self._peer(peer).heartbeats.from_now()
+
+    def _peer(self, peer: KmeId) -> _Peer:
+        try:
+            return self._peers[peer]
+        except KeyError:
+            raise IdentityError(f"KME {peer} is not a peer of this KME") from None

@@ -1,0 +1,1 @@
+"""peer - the private interface between two KMEs: both ends of it, over HTTPS."""

@@ -1,0 +1,247 @@
+"""memory - a store in dictionaries with the promises of the durable ones, for simulations."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kme.errors import StoreUnavailableError
+from kme.ids import Epoch, KmeId, SourceId
+from kme.secret import Secret
+from kme.store import rules
+from kme.store.pairstate import PairState
+from kme.store.records import (
+    Claim,
+    FinalKey,
+    FinalKeyRef,
+    GranuleRange,
+    HeartbeatRecord,
+    InboxEntry,
+    Incident,
+    KeyBlock,
+    PairingRecord,
+    Proposal,
+    Settlement,
+    Stock,
+)
+
+_T = TypeVar("_T")
+
+Pause = Callable[[str], Awaitable[None]]
+"""Awaited as ``before claim`` and ``after claim`` around each call's one atomic step."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What survives a crash."""
+
+    pairs: dict[KmeId, PairState] = field(default_factory=dict)
+    claims: dict[str, tuple[KmeId, Claim]] = field(default_factory=dict)
+    n_claims: int = 0
+    incidents: list[Incident] = field(default_factory=list)
+
+    def pair(self, peer: KmeId) -> PairState:
+        return self.pairs.setdefault(peer, PairState())
+
+    def copy(self) -> "_State":
+        return _State(
+            {peer: pair.copy() for peer, pair in self.pairs.items()},
+            dict(self.claims),
+            self.n_claims,
+            list(self.incidents),
+        )
+
+
+async def _no_pause(step: str) -> None:
+    """Let a call go on at once."""
+
+
+class MemoryStore:
+    """A `kme.store.ports.Store` that lives as long as the process.
+
+    It is deterministic (nonces count up). What a crash leaves is what was
+    committed: `reopened` hands it to a new store, and this one refuses
+    whatever its callers still try.
+
+    Parameters
+    ----------
+    kme
+        Whose store it is.
+    pause
+        Awaited before and after each call's atomic step; a simulation may let
+        other tasks run there, or raise where a crash shall be.
+    """
+
+    def __init__(self, kme: KmeId, pause: Pause = _no_pause) -> None:
+        self.kme = kme
+        self._pause = pause
+        self._state = _State()
+        self._is_open = True
+
+    def reopened(self) -> "MemoryStore":
+        """Return the store as the next process finds it; this one is closed from now on."""
+        self._is_open = False
+        return self._holding(self._state)
+
+    def backup(self) -> "MemoryStore":
+        """Return an independent store with the present state, as a restored backup would be."""
+        return self._holding(self._state.copy())
+
+    def _holding(self, state: _State) -> "MemoryStore":
+        store = MemoryStore(self.kme, self._pause)
+        store._state = state
+        return store
+
+    async def _step(self, name: str, act: Callable[[], _T]) -> _T:
+        await self._pause(f"before {name}")
+        if not self._is_open:
+            raise StoreUnavailableError("the store is closed")
+        result = act()
+        await self._pause(f"after {name}")
+        return result
+
+    async def close(self) -> None:
+        """Refuse all calls from now on."""
+        self._is_open = False
+
+    # Inbox
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        """Take one epoch's final key, once for good."""
+        inbox = self._state.pair(peer).inbox
+        return await self._step("ingest", lambda: inbox.ingest(source, epoch, parts))
+
+    async def inbox(
+        self, peer: KmeId, source: SourceId, after: FinalKeyRef | None, limit: int
+    ) -> list[InboxEntry]:
+        """List entries of one source in order of epoch and part, behind `after`."""
+        inbox = self._state.pair(peer).inbox
+        return await self._step("inbox", lambda: inbox.entries(source, after, limit))
+
+    async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
+        """Return those of `refs` that are in the inbox now, in the order given."""
+        inbox = self._state.pair(peer).inbox
+        return await self._step("held", lambda: inbox.held(refs))
+
+    async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
+        """Read entries with their bytes; absent ones are left out."""
+        inbox = self._state.pair(peer).inbox
+        return await self._step("final_keys", lambda: inbox.final_keys(refs))
+
+    # Pairing
+
+    async def pairing(self, peer: KmeId) -> PairingRecord:
+        """Return the pair's record; a fresh one before the first write."""
+        return await self._step("pairing", lambda: self._state.pair(peer).record)
+
+    async def open_proposal(self, peer: KmeId, proposal: Proposal) -> None:
+        """Leader: write a proposal before it is sent."""
+        pair = self._state.pair(peer)
+        await self._step("open_proposal", lambda: pair.open_proposal(proposal))
+
+    async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
+        """Write the verdict and all that follows from it, in one step."""
+        pair = self._state.pair(peer)
+        await self._step("settle", lambda: pair.settle(self.kme, settlement, key))
+
+    async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
+        """Note that the peer settled all numbers up to `number`; the mark only rises."""
+        pair = self._state.pair(peer)
+        await self._step("raise_peer_settled", lambda: pair.raise_marks(peer_settled=number))
+
+    async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
+        """Raise the floors of allocation and draws; they never fall."""
+        pair = self._state.pair(peer)
+        await self._step(
+            "raise_floors",
+            lambda: pair.raise_marks(floor_allocate=allocate, floor_draw=draw),
+        )
+
+    # Supply
+
+    async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
+        """Read a block with its bytes; None if there is none (any more)."""
+        return await self._step("block", lambda: self._state.pair(peer).block(number))
+
+    async def claim(
+        self, peer: KmeId, worker: str, min_granules: int, want_granules: int
+    ) -> Claim | None:
+        """Reserve a range in one of this KME's own blocks."""
+        rules.check_wish(min_granules, want_granules)
+        return await self._step(
+            "claim", lambda: self._claim(peer, worker, min_granules, want_granules)
+        )
+
+    def _claim(
+        self, peer: KmeId, worker: str, min_granules: int, want_granules: int
+    ) -> Claim | None:
+        reserved = self._state.pair(peer).own.take(min_granules, want_granules)
+        if reserved is None:
+            return None
+        self._state.n_claims += 1
+        claim = Claim(f"{self._state.n_claims:032x}", worker, reserved)
+        self._state.claims[claim.nonce] = peer, claim
+        return claim
+
+    async def give_back(self, peer: KmeId, claim: Claim, untouched_from: int) -> None:
+        """Close a claim and return what was not used of it."""
+        rules.check_untouched(claim, untouched_from)
+        await self._step("give_back", lambda: self._give_back(peer, claim, untouched_from))
+
+    def _give_back(self, peer: KmeId, claim: Claim, untouched_from: int) -> None:
+        if self._state.claims.get(claim.nonce) == (peer, claim):
+            del self._state.claims[claim.nonce]
+            self._state.pair(peer).give_back(claim.reserved, untouched_from)
+
+    async def close_claims(self, worker: str | None = None) -> int:
+        """Close all open claims of a worker (of all workers if None); return how many."""
+        return await self._step("close_claims", lambda: self._close_claims(worker))
+
+    def _close_claims(self, worker: str | None) -> int:
+        before = self._state.claims
+        self._state.claims = {
+            nonce: (peer, claim)
+            for nonce, (peer, claim) in before.items()
+            if worker not in {None, claim.worker}
+        }
+        return len(before) - len(self._state.claims)
+
+    async def stock(self, peer: KmeId) -> Stock:
+        """Return what `claim` could still reserve."""
+        return await self._step("stock", lambda: self._state.pair(peer).stock())
+
+    async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
+        """Mark ranges as drawn: all of them, for ever, or none."""
+        await self._step("draw", lambda: self._state.pair(peer).draw(ranges))
+
+    # Heartbeats
+
+    async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
+        """Return the pair's heartbeat record."""
+        return await self._step("heartbeat", lambda: self._state.pair(peer).heartbeat)
+
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Write the nonce of a heartbeat that is about to be sent."""
+        pair = self._state.pair(peer)
+        await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce))
+
+    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
+        pair = self._state.pair(peer)
+        await self._step("acknowledge_heartbeat", lambda: pair.acknowledge_heartbeat(nonce))
+
+    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Remember the peer's heartbeat as the last one heard."""
+        pair = self._state.pair(peer)
+        await self._step("accept_heartbeat", lambda: pair.accept_heartbeat(nonce))
+
+    # Incidents
+
+    async def record_incident(self, incident: Incident) -> None:
+        """Keep an alarm."""
+        await self._step("record_incident", lambda: self._state.incidents.append(incident))
+
+    async def incidents(self, limit: int) -> list[Incident]:
+        """Return the latest alarms, newest first."""
+        return await self._step("incidents", lambda: self._state.incidents[::-1][: max(limit, 0)])

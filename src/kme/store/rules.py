@@ -1,0 +1,203 @@
+"""rules - what every backend checks before it writes, so that all of them refuse alike."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from kme.errors import InputError, PairingError
+from kme.ids import KeyId
+from kme.secret import Secret
+from kme.store.records import (
+    MAX_BLOCK_BYTES,
+    RESERVED_BYTES,
+    Claim,
+    HeartbeatRecord,
+    PairingRecord,
+    Proposal,
+    Settlement,
+    Verdict,
+)
+
+MAX_NUMBER: Final = (1 << KeyId.NUMBER_BITS) - 1
+"""The highest block number that a key_ID can carry."""
+
+MAX_PART: Final = (1 << 16) - 1
+"""The highest part that a final key may be split into."""
+
+_MAX_LIFETIME_S: Final = 1 << 32
+
+
+def check_parts(parts: Sequence[Secret]) -> None:
+    """Return if one epoch's final key is cut as `ingest` wants it.
+
+    Raises
+    ------
+    InputError
+        If there is no part, an empty one or one above `MAX_BLOCK_BYTES`.
+    """
+    if not 1 <= len(parts) <= MAX_PART + 1 or not all(
+        1 <= len(part) <= MAX_BLOCK_BYTES for part in parts
+    ):
+        raise InputError(f"a final key is stored in parts of 1 to {MAX_BLOCK_BYTES} bytes")
+
+
+def check_wish(min_granules: int, want_granules: int) -> None:
+    """Return if a claim asks for something.
+
+    Raises
+    ------
+    InputError
+        If not ``1 <= min_granules <= want_granules``.
+    """
+    if not 1 <= min_granules <= want_granules:
+        raise InputError(f"cannot claim {min_granules} to {want_granules} granules")
+
+
+def check_untouched(claim: Claim, untouched_from: int) -> None:
+    """Return if a claim may be given back from this granule on.
+
+    Raises
+    ------
+    InputError
+        If the granule is not in the claim (its end counts: all was used).
+    """
+    if not claim.reserved.start <= untouched_from <= claim.reserved.stop:
+        raise InputError(f"granule {untouched_from} is not in the claim that is given back")
+
+
+def check_number(number: int) -> None:
+    """Return if a key_ID can carry this block number.
+
+    Raises
+    ------
+    PairingError
+        If not.
+    """
+    if not 0 <= number <= MAX_NUMBER:
+        raise PairingError(f"block number {number} is not in 0..{MAX_NUMBER}")
+
+
+def opens(record: PairingRecord, proposal: Proposal) -> bool:
+    """Return whether a proposal is to be written; False if it is the open one already.
+
+    Raises
+    ------
+    PairingError
+        If its number isn't above `highest`, or another one is open.
+    """
+    if record.open_proposal == proposal:
+        return False
+    _check_proposal(proposal)
+    if record.open_proposal is not None:
+        raise PairingError(
+            f"block {record.open_proposal.number} is proposed and not settled,"
+            f" block {proposal.number} cannot be proposed before it is"
+        )
+    if proposal.number <= record.highest:
+        raise PairingError(
+            f"block {proposal.number} cannot be proposed, numbers up to {record.highest} are taken"
+        )
+    return True
+
+
+def opened(record: PairingRecord, proposal: Proposal) -> PairingRecord:
+    """Return the record after a proposal was opened."""
+    return replace(record, highest=proposal.number, open_proposal=proposal)
+
+
+def settles(record: PairingRecord, settlement: Settlement, key: Secret | None) -> bool:
+    """Return whether a settlement is to be written; False if it is the last one already.
+
+    Raises
+    ------
+    PairingError
+        If its number isn't above the last one's, an open proposal of that
+        number says something else, or `key` doesn't go with the verdict.
+    """
+    if record.last == settlement:
+        return False
+    proposal = settlement.proposal
+    _check_proposal(proposal)
+    if record.last is not None and proposal.number <= record.last.proposal.number:
+        raise PairingError(
+            f"block {proposal.number} cannot be settled,"
+            f" block {record.last.proposal.number} was settled already"
+        )
+    mine = record.open_proposal
+    if mine is not None and mine.number == proposal.number and mine != proposal:
+        raise PairingError(f"block {proposal.number} was proposed with another content")
+    _check_key(settlement, key)
+    return True
+
+
+def settled(record: PairingRecord, settlement: Settlement) -> PairingRecord:
+    """Return the record after a settlement."""
+    number = settlement.proposal.number
+    is_open = record.open_proposal is not None and record.open_proposal.number != number
+    return replace(
+        record,
+        highest=max(record.highest, number),
+        open_proposal=record.open_proposal if is_open else None,
+        last=settlement,
+    )
+
+
+def raised(
+    record: PairingRecord, peer_settled: int = 0, floor_allocate: int = 0, floor_draw: int = 0
+) -> PairingRecord:
+    """Return the record after its marks were raised; none of them ever falls.
+
+    Raises
+    ------
+    PairingError
+        If one is no block number.
+    """
+    for number in (peer_settled, floor_allocate, floor_draw):
+        check_number(number)
+    return replace(
+        record,
+        peer_settled=max(record.peer_settled, peer_settled),
+        floor_allocate=max(record.floor_allocate, floor_allocate),
+        floor_draw=max(record.floor_draw, floor_draw),
+    )
+
+
+def is_usable(record: PairingRecord, number: int) -> bool:
+    """Return whether an own block of this number may be allocated from."""
+    return record.floor_allocate < number <= record.peer_settled
+
+
+def shut_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
+    """Return which numbers stopped to be usable when marks rose: above the first, to the second."""
+    return before.floor_allocate, min(before.peer_settled, after.floor_allocate)
+
+
+def opened_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
+    """Return which numbers became usable when marks rose: above the first, to the second."""
+    return max(before.peer_settled, after.floor_allocate), after.peer_settled
+
+
+def acknowledged(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:
+    """Return the record after the peer accepted a heartbeat; only the pending one counts."""
+    if record.pending != nonce:
+        return record
+    return replace(record, pending=None, acknowledged=nonce)
+
+
+def _check_proposal(proposal: Proposal) -> None:
+    check_number(proposal.number)
+    if proposal.lifetime_s > _MAX_LIFETIME_S:
+        raise PairingError(f"block {proposal.number} has a lifetime above {_MAX_LIFETIME_S} s")
+    if not all(0 <= entry.part <= MAX_PART for entry in proposal.entries):
+        raise PairingError(f"block {proposal.number} lists a part of a final key that cannot be")
+
+
+def _check_key(settlement: Settlement, key: Secret | None) -> None:
+    number = settlement.proposal.number
+    if settlement.verdict is not Verdict.EQUAL:
+        if key is not None:
+            raise PairingError(f"block {number} is {settlement.verdict} and can have no key")
+    elif key is None or not RESERVED_BYTES <= len(key) <= MAX_BLOCK_BYTES:
+        raise PairingError(
+            f"block {number} is equal and needs {RESERVED_BYTES} to {MAX_BLOCK_BYTES} bytes of key"
+        )

@@ -1,0 +1,39 @@
+"""heartbeats - the nonces of the heartbeats with each peer."""
+
+from dataclasses import replace
+
+from kme.ids import KmeId
+from kme.store import rules
+from kme.store.records import HeartbeatRecord
+from kme.store.sqlite.transaction import Transaction
+
+
+def heartbeat(tx: Transaction, peer: KmeId) -> HeartbeatRecord:
+    """Return the pair's heartbeat record."""
+    found = tx.row("SELECT pending, acknowledged, heard FROM heartbeats WHERE peer = ?", peer)
+    return HeartbeatRecord() if found is None else HeartbeatRecord(*found)
+
+
+def begin(tx: Transaction, peer: KmeId, nonce: str) -> None:
+    """Write the nonce of a heartbeat that is about to be sent."""
+    _write(tx, peer, replace(heartbeat(tx, peer), pending=nonce))
+
+
+def acknowledge(tx: Transaction, peer: KmeId, nonce: str) -> None:
+    """Note that the peer accepted the pending heartbeat."""
+    _write(tx, peer, rules.acknowledged(heartbeat(tx, peer), nonce))
+
+
+def accept(tx: Transaction, peer: KmeId, nonce: str) -> None:
+    """Remember the peer's heartbeat as the last one heard."""
+    _write(tx, peer, replace(heartbeat(tx, peer), heard=nonce))
+
+
+def _write(tx: Transaction, peer: KmeId, record: HeartbeatRecord) -> None:
+    tx.run(
+        "INSERT OR REPLACE INTO heartbeats VALUES (?, ?, ?, ?)",
+        peer,
+        record.pending,
+        record.acknowledged,
+        record.heard,
+    )

@@ -1,0 +1,193 @@
+"""store - the calls of the port, each handed to the one writer of the store's file."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from kme.ids import Epoch, KmeId, SourceId
+from kme.secret import Secret
+from kme.store import rules
+from kme.store.records import (
+    Claim,
+    FinalKey,
+    FinalKeyRef,
+    GranuleRange,
+    HeartbeatRecord,
+    InboxEntry,
+    Incident,
+    KeyBlock,
+    PairingRecord,
+    Proposal,
+    Settlement,
+    Stock,
+)
+from kme.store.sqlite import draws, heartbeats, inbox, incidents, pairing, room
+from kme.store.sqlite.lock import StoreLock
+from kme.store.sqlite.schema import connect
+from kme.store.sqlite.seal import Sealer
+from kme.store.sqlite.transaction import Transaction
+from kme.store.sqlite.writer import Writer
+
+
+class SqliteStore:
+    """A `kme.store.ports.Store` in one SQLite file.
+
+    Made by `open`. One process at a time uses the file; all reads and writes
+    go through one connection of one thread, and calls that wait at the same
+    time share a commit. Key bytes are sealed (`kme.store.sqlite.seal`), all
+    else stands in plain columns (`kme.store.sqlite.schema`).
+
+    Parameters
+    ----------
+    kme
+        Whose store it is.
+    lock
+        The right to use the file.
+    writer
+        The running thread that uses it.
+    """
+
+    def __init__(self, kme: KmeId, lock: StoreLock, writer: Writer) -> None:
+        self.kme = kme
+        self._lock = lock
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, kme: KmeId, path: Path, master_key: Secret) -> Self:
+        """Open a store, making its file if there is none.
+
+        Parameters
+        ----------
+        kme
+            Whose store it is.
+        path
+            The file; `path` with ``.lock`` and ``-wal`` behind it stand beside it.
+        master_key
+            32 bytes, the same for ever.
+
+        Raises
+        ------
+        SettingsError
+            If another process uses the store, or it cannot be opened or
+            written, is another KME's or of a newer version.
+        SealError
+            If it was made with another master key.
+        """
+        lock = StoreLock.take(path)
+        try:
+            sealer = Sealer(master_key, kme)
+            connection = await asyncio.to_thread(connect, path, kme, sealer)
+        except BaseException:
+            lock.release()
+            raise
+        writer = Writer(Transaction(connection, kme, sealer), asyncio.get_running_loop())
+        writer.start()
+        return cls(kme, lock, writer)
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the file."""
+        await self._writer.close()
+        self._lock.release()
+
+    # Inbox
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        """Take one epoch's final key, once for good."""
+        return await self._writer.call(inbox.ingest, peer, source, epoch, parts)
+
+    async def inbox(
+        self, peer: KmeId, source: SourceId, after: FinalKeyRef | None, limit: int
+    ) -> list[InboxEntry]:
+        """List entries of one source in order of epoch and part, behind `after`."""
+        return await self._writer.call(inbox.entries, peer, source, after, limit)
+
+    async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
+        """Return those of `refs` that are in the inbox now, in the order given."""
+        return await self._writer.call(inbox.held, peer, refs)
+
+    async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
+        """Read entries with their bytes; absent ones are left out."""
+        return await self._writer.call(inbox.final_keys, peer, refs)
+
+    # Pairing
+
+    async def pairing(self, peer: KmeId) -> PairingRecord:
+        """Return the pair's record; a fresh one before the first write."""
+        return await self._writer.call(pairing.pairing, peer)
+
+    async def open_proposal(self, peer: KmeId, proposal: Proposal) -> None:
+        """Leader: write a proposal before it is sent."""
+        await self._writer.call(pairing.open_proposal, peer, proposal)
+
+    async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
+        """Write the verdict and all that follows from it, in one step."""
+        await self._writer.call(pairing.settle, peer, settlement, key)
+
+    async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
+        """Note that the peer settled all numbers up to `number`; the mark only rises."""
+        await self._writer.call(pairing.raise_marks, peer, number, 0, 0)
+
+    async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
+        """Raise the floors of allocation and draws; they never fall."""
+        await self._writer.call(pairing.raise_marks, peer, 0, allocate, draw)
+
+    # Supply
+
+    async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
+        """Read a block with its bytes; None if there is none (any more)."""
+        return await self._writer.call(pairing.block, peer, number)
+
+    async def claim(
+        self, peer: KmeId, worker: str, min_granules: int, want_granules: int
+    ) -> Claim | None:
+        """Reserve a range in one of this KME's own blocks, durably."""
+        rules.check_wish(min_granules, want_granules)
+        return await self._writer.call(room.claim, peer, worker, min_granules, want_granules)
+
+    async def give_back(self, peer: KmeId, claim: Claim, untouched_from: int) -> None:
+        """Close a claim and return what was not used of it."""
+        rules.check_untouched(claim, untouched_from)
+        await self._writer.call(room.give_back, peer, claim, untouched_from)
+
+    async def close_claims(self, worker: str | None = None) -> int:
+        """Close all open claims of a worker (of all workers if None); return how many."""
+        return await self._writer.call(room.close_claims, worker)
+
+    async def stock(self, peer: KmeId) -> Stock:
+        """Return what `claim` could still reserve."""
+        return await self._writer.call(room.stock, peer)
+
+    async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
+        """Mark ranges as drawn: all of them, for ever, or none."""
+        await self._writer.call(draws.draw, peer, ranges)
+
+    # Heartbeats
+
+    async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
+        """Return the pair's heartbeat record, freshly read."""
+        return await self._writer.call(heartbeats.heartbeat, peer)
+
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Write the nonce of a heartbeat that is about to be sent."""
+        await self._writer.call(heartbeats.begin, peer, nonce)
+
+    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
+        await self._writer.call(heartbeats.acknowledge, peer, nonce)
+
+    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Remember the peer's heartbeat as the last one heard."""
+        await self._writer.call(heartbeats.accept, peer, nonce)
+
+    # Incidents
+
+    async def record_incident(self, incident: Incident) -> None:
+        """Keep an alarm."""
+        await self._writer.call(incidents.record, incident)
+
+    async def incidents(self, limit: int) -> list[Incident]:
+        """Return the latest alarms, newest first."""
+        return await self._writer.call(incidents.latest, limit)

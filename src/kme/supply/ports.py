@@ -1,0 +1,153 @@
+"""ports - what every supply of keys promises to the interfaces that hand keys out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kme.ids import KeyId, KmeId, SaeId
+from kme.secret import Secret
+from kme.store.records import SourceClass, Stock
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and the identifier by which the other SAE asks for it."""
+
+    key_id: KeyId
+    key: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyStock:
+    """What one pair of SAEs could be given now.
+
+    Parameters
+    ----------
+    target
+        The KME where the slave SAE lives.
+    is_peer_alive
+        Whether that KME was heard within its lease; if not, nothing can be
+        handed out, whatever is in stock.
+    source_classes
+        How the key in stock came to be, as far as it is known without
+        reading every block: the class of the newest block and of those that
+        keys are being cut from. Empty before the first block.
+    room
+        Pieces that keys can be cut from, by their length in granules.
+    """
+
+    target: KmeId
+    is_peer_alive: bool
+    source_classes: frozenset[SourceClass]
+    room: Stock
+
+    @property
+    def is_quantum(self) -> bool:
+        """Whether all key that is known of comes from quantum key distribution."""
+        return self.source_classes == {SourceClass.QKD}
+
+    @property
+    def free_bytes(self) -> int:
+        """All bytes that may still be handed out once the peer is alive."""
+        return self.room.n_bytes
+
+    @property
+    def max_key_bytes(self) -> int:
+        """Length in bytes of the longest key that can be had now; 0 if there is none."""
+        return min(self.room.max_key_bytes, KeyId.MAX_BYTES) if self.is_peer_alive else 0
+
+    def count_of(self, n_bytes: int) -> int:
+        """Return how many keys of `n_bytes` bytes can be had now."""
+        if not self.is_peer_alive or not 1 <= n_bytes <= KeyId.MAX_BYTES:
+            return 0
+        return self.room.count_of(n_bytes)
+
+
+class KeySupply(Protocol):
+    """Keys for pairs of SAEs.
+
+    Both methods that hand out keys are all-or-nothing: a list of the full
+    length or an error, never a short answer.
+    """
+
+    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
+        """Cut fresh keys for a master SAE of this KME and a slave SAE of another.
+
+        Parameters
+        ----------
+        master
+            The SAE that asks; it lives here.
+        slave
+            The SAE that will ask its own KME for the same keys.
+        n_keys
+            How many.
+        n_bytes
+            How long each is, in bytes; 1 to 8192.
+
+        Returns
+        -------
+        list of Key
+            `n_keys` keys that nobody was given before and nobody but these two
+            SAEs will be given.
+
+        Raises
+        ------
+        RequestError
+            If an SAE is unknown, lives where this supply cannot serve it, or
+            the amount is out of range.
+        OutOfKeysError
+            If too few bytes are in stock; none is handed out then.
+        PeerUnavailableError
+            If the slave's KME was not heard within its lease.
+        UnavailableError
+            If the store doesn't answer, or the supply is not open.
+        """
+        ...
+
+    async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
+        """Hand out, once, the keys that a master SAE of another KME was given.
+
+        Parameters
+        ----------
+        master
+            The SAE that the keys were cut for.
+        caller
+            The SAE that asks; it lives here.
+        key_ids
+            Which keys; no id twice, because no key is delivered twice and an
+            answer shorter than the question would be no answer.
+
+        Returns
+        -------
+        list of Key
+            The keys in the order of `key_ids`; they can't be had again.
+
+        Raises
+        ------
+        RequestError
+            If an SAE is unknown or lives elsewhere, or an id is listed twice.
+        KeyNotFoundError
+            If at least one key doesn't exist or was handed out already; none
+            is handed out then.
+        NotEntitledError
+            If at least one key is another SAE's of this KME; none is handed
+            out then.
+        PeerUnavailableError
+            If no heartbeat with the master's KME was accepted since this
+            process started.
+        UnavailableError
+            If the store doesn't answer: the keys may be burnt.
+        """
+        ...
+
+    async def stock(self, master: SaeId, slave: SaeId) -> SupplyStock:
+        """Return what `new_keys` could hand out to this pair of SAEs.
+
+        Raises
+        ------
+        RequestError
+            As `new_keys`.
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        ...

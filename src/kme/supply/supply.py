@@ -1,0 +1,187 @@
+"""supply - key blocks of this KME's links become keys for its SAEs, once each."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from kme.clock import Clock
+from kme.errors import PeerUnavailableError, RequestError, UnavailableError
+from kme.ids import KeyId, KmeId, SaeId
+from kme.pairing.ports import Liveness
+from kme.store.ports import Store
+from kme.store.records import Stock
+from kme.supply.allocator import Allocator, AllocatorPorts, Wish
+from kme.supply.cache import DEFAULT_CACHE_BYTES, BlockCache
+from kme.supply.directory import SaeDirectory
+from kme.supply.draw import Drawer, DrawPorts
+from kme.supply.key_id import IdScope
+from kme.supply.ports import Key, SupplyStock
+
+_logger = logging.getLogger(__name__)
+
+MAX_KEYS_PER_CALL: Final = 4096
+"""More is refused at once; interfaces offer less."""
+
+
+class LinkSupply:
+    """A `kme.supply.ports.KeySupply` for SAEs whose KMEs share a link.
+
+    It works in both directions: it cuts new keys from the blocks that this KME
+    owns, and gives out keys by their ids from those that the peer owns.
+
+    Parameters
+    ----------
+    directory
+        Which SAE lives where.
+    store
+        Blocks, claims, ledgers, alarms. No other process may claim from it.
+    liveness
+        Whether each peer is there, and this KME wasn't rolled back.
+    clock
+        The time.
+    worker
+        Name for this process's claims, fresh for each start
+        (`kme.supply.claim.fresh_worker_name`).
+    cache_bytes
+        How many bytes of blocks may be kept in memory.
+    """
+
+    def __init__(
+        self,
+        directory: SaeDirectory,
+        store: Store,
+        liveness: Liveness,
+        clock: Clock,
+        worker: str,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self._directory = directory
+        self._store = store
+        self._liveness = liveness
+        self._cache = BlockCache(store, cache_bytes)
+        self._worker = worker
+        ports = AllocatorPorts(store, liveness, self._cache, clock, worker)
+        self._allocators = {peer: Allocator(peer, ports) for peer in directory.peers}
+        self._drawer = Drawer(DrawPorts(directory, store, self._cache, clock))
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Close what earlier lives of this KME had claimed, and serve from now on.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer; nothing is served then.
+        """
+        n_lapsed = await self._store.close_claims()
+        if n_lapsed:
+            _logger.warning("lapsed claims closed", extra={"n_claims": n_lapsed})
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Serve no more, give back what was claimed and not used, wipe what is in memory."""
+        self._is_open = False
+        for allocator in self._allocators.values():
+            await allocator.close()
+        try:
+            await self._store.close_claims(self._worker)
+        except UnavailableError as error:
+            _logger.warning("claims not closed", extra={"error": str(error)})
+        self._cache.wipe()
+
+    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
+        """Cut fresh keys for a master SAE of this KME and a slave SAE of a peer.
+
+        See Also
+        --------
+        kme.supply.ports.KeySupply.new_keys : Parameters and errors.
+        """
+        self._check_open()
+        scope = self._scope_from_here(master, slave)
+        _check_count(n_keys)
+        if not 1 <= n_bytes <= KeyId.MAX_BYTES:
+            raise RequestError(f"a key has 1 to {KeyId.MAX_BYTES} bytes, not {n_bytes}")
+        wish = Wish(scope.encoded(), n_keys, n_bytes)
+        return await self._allocators[scope.slave_kme].take(wish)
+
+    async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
+        """Give out, once, the keys that a master SAE of a peer was given.
+
+        See Also
+        --------
+        kme.supply.ports.KeySupply.keys_by_id : Parameters and errors.
+        """
+        self._check_open()
+        peer = self._peer_of(master)
+        self._check_local(caller)
+        _check_count(len(key_ids))
+        if len(set(key_ids)) != len(key_ids):
+            raise RequestError("a key_ID is listed twice, but each key is delivered once")
+        self._liveness.require_heard_once(peer)
+        scope = IdScope.on_link((master, peer), (caller, self._directory.local))
+        return await self._drawer.draw(scope, key_ids)
+
+    async def stock(self, master: SaeId, slave: SaeId) -> SupplyStock:
+        """Return what `new_keys` could give to this pair of SAEs.
+
+        See Also
+        --------
+        kme.supply.ports.KeySupply.stock : Parameters and errors.
+        """
+        self._check_open()
+        return await self.stock_for(self._scope_from_here(master, slave).slave_kme)
+
+    async def stock_for(self, peer: KmeId) -> SupplyStock:
+        """Return what `new_keys` could give to SAEs of this KME and of one peer.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        allocator = self._allocators[peer]
+        await allocator.settle()
+        claims_before = allocator.claims
+        stored = await self._store.stock(peer)
+        last = (await self._store.pairing(peer)).last
+        # Counted are claims from before the store was asked that are still there:
+        # what was claimed or given back meanwhile would count twice.
+        claims = [claim for claim in claims_before if claim in allocator.claims]
+        pieces = dict(stored.blocks_by_room)
+        for claim in claims:
+            pieces[claim.room] = pieces.get(claim.room, 0) + 1
+        classes = {claim.source_class for claim in claims}
+        if last is not None:
+            classes.add(last.proposal.source_class)
+        return SupplyStock(peer, self._is_alive(peer), frozenset(classes), Stock(pieces))
+
+    def _is_alive(self, peer: KmeId) -> bool:
+        try:
+            self._liveness.require_alive(peer)
+        except PeerUnavailableError:
+            return False
+        return True
+
+    def _scope_from_here(self, master: SaeId, slave: SaeId) -> IdScope:
+        self._check_local(master)
+        return IdScope.on_link((master, self._directory.local), (slave, self._peer_of(slave)))
+
+    def _peer_of(self, sae: SaeId) -> KmeId:
+        """Return the home of the SAE at the other end."""
+        home = self._directory.home_of(sae)
+        if home == self._directory.local:
+            raise RequestError("keys for two SAEs of the same KME are not offered yet")
+        return home
+
+    def _check_local(self, sae: SaeId) -> None:
+        if not self._directory.is_local(sae):
+            raise RequestError(f"SAE {str(sae)!r} is not registered at this KME")
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise UnavailableError("this KME is starting or stopping")
+
+
+def _check_count(n_keys: int) -> None:
+    if not 1 <= n_keys <= MAX_KEYS_PER_CALL:
+        raise RequestError(f"1 to {MAX_KEYS_PER_CALL} keys can be asked for, not {n_keys}")
