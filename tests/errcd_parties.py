@@ -79,8 +79,8 @@ def run_both(alice: Callable[[], First], bob: Callable[[], Second]) -> Outcome[F
         outcome.bob = error
     thread.join(60)
     assert not thread.is_alive()
-    for error in unexpected:
-        raise error
+    if unexpected:
+        raise unexpected[0]
     return outcome
 
 

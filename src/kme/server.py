@@ -28,6 +28,7 @@ ASGIApplication: TypeAlias = Any
 
 _BACKLOG: Final = 512
 _TICK_S: Final = 1.0
+_ACCEPT_AGAIN_S: Final = 0.1
 _ERROR_BODY: Final = b'{"message":"%b"}'
 
 
@@ -115,9 +116,8 @@ class MutualTlsServer:
             timeout_keep_alive=self._limits.idle_s,
         )
         self._state = ServerState()
-        self._listener: asyncio.Server | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._ticking: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     @property
     def port(self) -> int:
@@ -132,16 +132,17 @@ class MutualTlsServer:
         SettingsError
             If the address cannot be bound.
         """
-        if self._listener is not None:
+        if self._loops:
             return
         listening = self._bind()
         self._port = listening.getsockname()[1]
-        self._config.load()
+        if not self._config.loaded:
+            self._config.load()
         self._tick()
-        self._ticking = asyncio.create_task(self._keep_ticking())
-        self._listener = await asyncio.get_running_loop().create_server(
-            lambda: _Accepted(self), sock=listening, backlog=_BACKLOG
-        )
+        self._loops = [
+            asyncio.create_task(self._keep_accepting(listening)),
+            asyncio.create_task(self._keep_ticking()),
+        ]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the task is cancelled, then end within bounds.
@@ -159,11 +160,11 @@ class MutualTlsServer:
 
     async def stop(self) -> None:
         """Take no more connections, let answers under way finish, and close all."""
-        if self._listener is None:
+        if not self._loops:
             return
-        self._listener.close()
-        self._listener = None
-        await _cancel_all([task for task in (self._ticking, *self._handshakes) if task])
+        loops, self._loops = self._loops, []
+        await _cancel_all(loops)
+        await _cancel_all(list(self._handshakes))
         connections = self._connections()
         for connection in connections:
             connection.shutdown()
@@ -172,42 +173,41 @@ class MutualTlsServer:
             await asyncio.wait(ends, timeout=self._limits.shutdown_s)
         await self._abort_all()
 
-    def accept(self, transport: asyncio.Transport) -> None:
-        """Begin the TLS handshake of a new connection, if there is room for it."""
-        is_full = len(self._state.connections) + len(self._handshakes) >= (
-            self._limits.n_connections
-        )
-        if is_full or self._listener is None:
-            _logger.info("connection refused: there are too many, or the server is stopping")
-            transport.abort()
-            return
-        transport.pause_reading()
-        task = asyncio.create_task(self._secure(transport))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+    async def _keep_accepting(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    accepted, client = await loop.sock_accept(listening)
+                except OSError as error:
+                    # No file descriptors left, or the client is gone already.
+                    _logger.warning("connection not accepted", extra={"reason": str(error)})
+                    await asyncio.sleep(_ACCEPT_AGAIN_S)
+                    continue
+                n_connections = len(self._state.connections) + len(self._handshakes)
+                if n_connections >= self._limits.n_connections:
+                    _logger.info("connection refused, there are too many", extra={"client": client})
+                    accepted.close()
+                    continue
+                task = asyncio.create_task(self._secure(accepted, client))
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
 
-    async def _secure(self, transport: asyncio.Transport) -> None:
-        client = transport.get_extra_info("peername")
-        protocol = _HttpProtocol(self._config, self._state, self._limits)
+    async def _secure(self, accepted: socket.socket, client: object) -> None:
+        """Go through the TLS handshake, and no further if that fails."""
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                protocol,
-                self._context,
-                server_side=True,
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _HttpProtocol(self._config, self._state, self._limits),
+                accepted,
+                ssl=self._context,
                 ssl_handshake_timeout=self._limits.handshake_s,
                 ssl_shutdown_timeout=self._limits.shutdown_s,
             )
         except ssl.SSLError as error:
-            _logger.info("handshake refused", extra={"client": client, "reason": explain(error)})
-        except (OSError, TimeoutError) as error:
+            reason = explain(error)
+            _logger.info("handshake refused", extra={"client": client, "reason": reason})
+        except OSError as error:
             _logger.info("handshake not finished", extra={"client": client, "reason": str(error)})
-        else:
-            if secured is not None and not protocol.closed.done():
-                protocol.begin(secured)
-        finally:
-            if not protocol.has_begun:
-                transport.abort()
 
     def _bind(self) -> socket.socket:
         try:
@@ -258,42 +258,24 @@ class MutualTlsServer:
             await asyncio.wait([c.closed for c in connections], timeout=_TICK_S)
 
 
-class _Accepted(asyncio.Protocol):
-    """A fresh TCP connection: it hands its transport over to the TLS handshake."""
-
-    def __init__(self, server: MutualTlsServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._server.accept(cast("asyncio.Transport", transport))
-
-
 class _HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with the client's certificate and with bounds."""
 
     def __init__(self, config: Config, state: ServerState, limits: ServerLimits) -> None:
         super().__init__(config, state, {})
         self._limits = limits
-        self._early: list[bytes] = []
         self._extensions: dict[str, Any] = {}
         self._n_head_bytes = 0
         self._is_in_head = True
         self._waits_for_client = True
         self._since_s = 0.0
-        self.has_begun = False
         self.closed: asyncio.Future[None] = self.loop.create_future()
 
-    def begin(self, transport: asyncio.Transport) -> None:
-        """Take over after the handshake, with whatever came right behind it."""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self._extensions = {"tls": _tls_extension(tls)}
         self._since_s = self.loop.time()
-        self.has_begun = True
-        self.connection_made(transport)
-        early, self._early = self._early, []
-        for data in early:
-            if not transport.is_closing():
-                self.data_received(data)
+        super().connection_made(cast("asyncio.Transport", transport))
 
     def abort_if_overdue(self, now_s: float) -> None:
         """Cut the connection if a request or an answer takes too long."""
@@ -308,9 +290,6 @@ class _HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if not self.has_begun:
-            self._early.append(data)
-            return
         if self._is_in_head:
             self._n_head_bytes += len(data)
             if not self._waits_for_client:
@@ -319,15 +298,10 @@ class _HttpProtocol(HttpToolsProtocol):
         if self._is_in_head and self._n_head_bytes > self._limits.n_head_bytes:
             self._refuse(431, "the request's headers are too long")
 
-    def eof_received(self) -> None:
-        if self.has_begun:
-            super().eof_received()
-
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed.done():
             self.closed.set_result(None)
-        if self.has_begun:
-            super().connection_lost(exc)
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

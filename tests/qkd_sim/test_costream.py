@@ -7,9 +7,10 @@ from kme.errors import InputError
 from kme.ids import Epoch
 from photon_chain import as_events, chopped, shifted
 from photon_files import SET_A, files_of
-from qkd_sim.costream import CostreamSettings, SiftedEpoch, Summary, log_line, sift, summary_line
+from qkd_sim.costream import CostreamSettings, SiftedEpoch, sift
 from qkd_sim.events import Events
 from qkd_sim.packets import Type1, Type2
+from qkd_sim.sifted import log_line
 
 EPOCH_TICKS = 1 << 32
 SET_A_SETTINGS = CostreamSettings(
@@ -72,33 +73,6 @@ def test_set_a_shifted_gives_the_same_coincidences() -> None:
             for first in range(5)
             for other in range(5)
         )
-
-
-def test_totals_are_those_of_the_epochs() -> None:
-    summary = Summary()
-    for epoch in sift(*set_a(), SET_A_SETTINGS):
-        summary.add(epoch)
-    assert summary == Summary(
-        n_epochs=16,
-        n_lec_events=8642,
-        n_coincidences=8642,
-        n_accidentals=0,
-        n_sifted_bits=4311,
-        shift_ticks=0,
-    )
-    assert summary_line(summary) == (
-        "epochs: 16, type-2 events: 8642, coincidences: 8642, accidental: 0,"
-        " sifted bits: 4311, tracked shift: 0 ticks"
-    )
-
-
-def test_log_lines_tell_more_at_each_level() -> None:
-    epoch = next(sift(*set_a(), SET_A_SETTINGS))
-    assert log_line(epoch, 0) == "00004f87"
-    assert log_line(epoch, 1) == "00004f87\t294"
-    assert log_line(epoch, 2) == "epoch: 00004f87, kept: 294"
-    assert log_line(epoch, 3).startswith("epoch: 00004f87, type-2 events: 575, kept: 294")
-    assert len(log_line(epoch, 4)) > len(log_line(epoch, 3)) > len(log_line(epoch, 2))
 
 
 def test_only_single_clicks_in_the_same_basis_are_kept() -> None:
@@ -212,7 +186,7 @@ def test_a_packet_of_another_protocol_is_an_error() -> None:
     wide = replace(lec[0], base_bits=2)
     with pytest.raises(InputError, match="type-2 packet of epoch 00004f87: wrong number"):
         list(sift(hec, [wide], SET_A_SETTINGS))
-    with pytest.raises(InputError, match="protocol 2 .* defines no sifting"):
+    with pytest.raises(InputError, match=r"protocol 2 .* defines no sifting"):
         list(sift(hec, lec, replace(SET_A_SETTINGS, protocol=2)))
 
 

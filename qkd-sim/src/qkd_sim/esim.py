@@ -25,6 +25,7 @@ JITTER_SIGMAS: Final = 6.0
 
 N_DETECTORS: Final = 4
 CANDIDATES_PER_CHUNK: Final = 1 << 17
+MIN_CANDIDATES: Final = 1000
 NEVER: Final = 1 << 62
 
 
@@ -88,8 +89,8 @@ def simulate_chunks(
     scenario, start_time_ns, seed
         As for `simulate`.
     candidates_per_chunk
-        How many clicks per side are drawn for one piece at most; the events don't
-        depend on it.
+        How many clicks per side are drawn for one piece, at most (but never so few
+        that jitter could keep them all waiting); the events don't depend on it.
     is_endless
         Go on for ever, whatever duration the scenario says.
 
@@ -119,8 +120,9 @@ def simulate_chunks(
     if is_endless:
         model = model._replace(end_ticks=math.inf)
     start_ticks = start_time_ns * TICKS_PER_NS % TIME_PERIOD_TICKS
-    hec = _Receiver(scenario.hec.detectors, hec_state, start_ticks, candidates_per_chunk)
-    lec = _Receiver(scenario.lec.detectors, lec_state, start_ticks, candidates_per_chunk)
+    n_candidates = max(candidates_per_chunk, _least_candidates(model))
+    hec = _Receiver(scenario.hec.detectors, hec_state, start_ticks, n_candidates)
+    lec = _Receiver(scenario.lec.detectors, lec_state, start_ticks, n_candidates)
     clock = begin(model, pair_state)
     is_over = False
     while not is_over:
@@ -191,7 +193,9 @@ def _emission(scenario: Scenario) -> Emission:
     drift = clock.drift_ppb * 1e-9
     return Emission(
         pair_rate=rate * p_any,
-        slot_ticks=1.0 / rate if scenario.source.is_uniform else 0.0,
+        slot_ticks=TICKS_PER_SECOND / scenario.source.pair_rate_hz
+        if scenario.source.is_uniform
+        else 0.0,
         log_miss=math.log1p(-p_any) if p_any < 1.0 else -math.inf,
         only_hec=p_hec * (1.0 - p_lec) / p_any if p_any else 0.0,
         only_lec=p_lec * (1.0 - p_hec) / p_any if p_any else 0.0,
@@ -207,6 +211,13 @@ def _emission(scenario: Scenario) -> Emission:
         lec_drift=drift,
         end_ticks=scenario.run.duration_s * TICKS_PER_SECOND,
     )
+
+
+def _least_candidates(model: Emission) -> int:
+    """Return a number of clicks that surely lasts longer than the jitter."""
+    rate = model.pair_rate + model.hec_dark_rate + model.lec_dark_rate
+    jitter_ticks = 2 * JITTER_SIGMAS * max(model.hec_sigma, model.lec_sigma)
+    return MIN_CANDIDATES + math.ceil(4 * rate * jitter_ticks)
 
 
 def _sigma_ticks(detectors: Detectors) -> float:

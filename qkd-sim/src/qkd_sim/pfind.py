@@ -14,7 +14,8 @@ from kme.errors import InputError
 from kme.ids import Epoch
 from kme.units import TICKS_PER_EPOCH, TICKS_PER_NS
 from qkd_sim.errors import OffsetNotFoundError
-from qkd_sim.kernels.correlate import LINES_PER_AXIS, count_lines, count_pairs, fold, list_pairs
+from qkd_sim.kernels.correlate import fold
+from qkd_sim.offsetline import OffsetLine, Streams, lines_per_bin, narrowed, span_ticks
 from qkd_sim.packets import Type1, Type2
 
 __all__ = [
@@ -35,14 +36,8 @@ MAX_RESOLUTION_NS: Final = 1 << 20
 ENVELOPE_BINS: Final = 1025
 """What varies more slowly than this is not a peak but the rates."""
 
-WINDOW_BINS: Final = 3
-"""A difference that falls into one bin of folded times may be one bin off either way."""
-
 ALIASES: Final = (0, -1, 1)
 """Offsets that look alike after folding, in units of the folded length."""
-
-MIN_HALF_WIDTH_TICKS: Final = 4
-MAX_PAIRS: Final = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ class ClockOffset:
     ----------
     start_ticks
         Low-count side's clock less the high-count side's, in ticks of 125 ps, at
-        the start of the first epoch.
+        the time of the high-count side's first event.
     drift
         How much faster it runs, relative.
     log10_p
@@ -124,13 +119,6 @@ class Correlation(NamedTuple):
     position: int
     sigma: float
     total_sigma: float
-
-
-class Streams(NamedTuple):
-    """Times of both sides in order, in ticks from the start of the first epoch."""
-
-    hec: NDArray[np.int64]
-    lec: NDArray[np.int64]
 
 
 def find_offset(
@@ -176,13 +164,14 @@ def find_offset(
         raise OffsetNotFoundError("one side has no events, so there is no offset to find")
     shift = shift_ticks(settings.resolution_ns)
     peak = correlate(streams, settings.order, shift)
-    best, log10_p = _Line(0.0, 0.0, 0.0, 0.0), 0.0
+    n_lines = lines_per_bin(1 << shift) * 2.0**settings.order * len(ALIASES)
+    best, log10_p = OffsetLine(0.0, 0.0, 0.0, 0.0), 0.0
     for alias in ALIASES:
         centre_bins = peak.position + alias * 2**settings.order
-        line = _narrowed(streams, centre_bins << shift, 1 << shift)
+        line = narrowed(streams, centre_bins << shift, 1 << shift)
         if line.log10_p < best.log10_p:
             best = line
-            log10_p = min(0.0, best.log10_p + _log10_lines(settings.order, 1 << shift))
+            log10_p = min(0.0, best.log10_p + math.log10(n_lines))
         if log10_p <= math.log10(settings.max_p):
             break
     if log10_p > math.log10(settings.max_p):
@@ -191,10 +180,9 @@ def find_offset(
             f" {settings.max_p:g}; try more epochs, or a larger order if the clocks may be"
             f" more than {settings.resolution_ns * 2**settings.order / 2e6:g} ms apart"
         )
-    span_ticks = _span_ticks(streams)
-    drift = best.slope / span_ticks
-    middle = _middle_ticks(streams)
-    return ClockOffset(best.offset - drift * middle, drift, log10_p, peak.sigma, best.excess)
+    start_ticks = best.offset - best.slope / 2
+    drift = best.slope / span_ticks(streams)
+    return ClockOffset(start_ticks, drift, log10_p, peak.sigma, best.excess)
 
 
 def log_line(
@@ -264,7 +252,7 @@ def correlate(streams: Streams, order: int, shift: int) -> Correlation:
         folded.append(rfft(histogram - ticks.size / n_bins))
     product = folded[1] * np.conj(folded[0])
     correlation: NDArray[np.float64] = irfft(product, n_bins)
-    total_sigma = float(correlation.max() / correlation.std())
+    total_sigma = float(correlation.max() / max(correlation.std(), np.finfo(float).tiny))
     # the circular correlation of two constants is what subtracting the means took away
     correlation += streams.hec.size * (streams.lec.size / n_bins)
     envelope = np.maximum(uniform_filter1d(correlation, ENVELOPE_BINS, mode="wrap"), 0.0)
@@ -276,113 +264,8 @@ def correlate(streams: Streams, order: int, shift: int) -> Correlation:
     return Correlation((position + n_bins // 2) % n_bins - n_bins // 2, sigma, total_sigma)
 
 
-class _Line(NamedTuple):
-    """Offset as a straight line over time, -1/2 to 1/2 over the whole span; in ticks."""
-
-    offset: float
-    slope: float
-    log10_p: float
-    excess: float
-
-
-def _narrowed(streams: Streams, centre_ticks: int, bin_ticks: int) -> _Line:
-    """Narrow the offset down to the line that is least probable by chance.
-
-    Every step halves the width of a line and the distance between lines, and
-    keeps the one with the most points; the least probable of all widths is
-    then fitted.
-    """
-    x, y, stride = _points(streams, centre_ticks, bin_ticks)
-    window_ticks, n_points = WINDOW_BINS * bin_ticks, x.size
-    offset, slope = float(centre_ticks), 0.0
-    best, best_width = _Line(offset, slope, 0.0, 0.0), bin_ticks / 2
-    half_width = bin_ticks / 2
-    while half_width >= MIN_HALF_WIDTH_TICKS:
-        residuals = y - offset - slope * x
-        is_near = np.abs(residuals) <= 4 * half_width
-        x, y, residuals = x[is_near], y[is_near], residuals[is_near]
-        counts = count_lines(x, residuals, half_width)
-        row, column = _most(counts)
-        middle = LINES_PER_AXIS // 2
-        offset += (row - middle) * half_width
-        slope += (column - middle) * half_width
-        count = int(counts[row, column])
-        # one more than there are: no points elsewhere are no proof that there cannot be any
-        expected = (n_points - count + 1) * 2 * half_width / (window_ticks - 2 * half_width)
-        log10_p = _log10_tail(count, expected)
-        if log10_p < best.log10_p:
-            best = _Line(offset, slope, log10_p, stride * (count - expected))
-            best_width = half_width
-        half_width /= 2
-    return _fitted(best, x, y, 2 * best_width)
-
-
-def _log10_lines(order: int, bin_ticks: int) -> float:
-    """Return log10 of how many different lines the whole search may look at."""
-    n_offsets = WINDOW_BINS * bin_ticks / MIN_HALF_WIDTH_TICKS
-    n_slopes = 2 * bin_ticks / MIN_HALF_WIDTH_TICKS
-    return order * math.log10(2) + math.log10(n_offsets * n_slopes * len(ALIASES))
-
-
-def _points(
-    streams: Streams, centre_ticks: int, bin_ticks: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """List the differences around a candidate over time; if they are too many, one in so many."""
-    low = centre_ticks - WINDOW_BINS * bin_ticks // 2
-    high = centre_ticks + WINDOW_BINS * bin_ticks // 2
-    n_pairs = count_pairs(streams.hec, streams.lec, low, high, 1)
-    stride = max(1, -(-n_pairs // MAX_PAIRS))
-    n_pairs = count_pairs(streams.hec, streams.lec, low, high, stride)
-    times, differences = np.empty(n_pairs, np.int64), np.empty(n_pairs, np.int64)
-    list_pairs(streams.hec, streams.lec, (low, high), stride, times, differences)
-    x = (times - _middle_ticks(streams)) / _span_ticks(streams)
-    return x, differences.astype(np.float64), stride
-
-
-def _fitted(line: _Line, x: NDArray[np.float64], y: NDArray[np.float64], width: float) -> _Line:
-    """Fit a straight line to the points within `width` ticks of a line."""
-    offset, slope = line.offset, line.slope
-    for _ in range(2):
-        is_near = np.abs(y - offset - slope * x) <= width
-        if np.count_nonzero(is_near) < 3 or np.ptp(x[is_near]) == 0.0:
-            return line
-        slope, offset = (float(value) for value in np.polyfit(x[is_near], y[is_near], 1))
-    return line._replace(offset=offset, slope=slope)
-
-
-def _most(counts: NDArray[np.int64]) -> tuple[int, int]:
-    """Return where the most points are; among equals, nearest to the middle."""
-    away = np.arange(LINES_PER_AXIS) - LINES_PER_AXIS // 2
-    distance = away[:, None] ** 2 + away[None, :] ** 2
-    row, column = np.unravel_index(np.argmax(counts - distance / 100.0), counts.shape)
-    return int(row), int(column)
-
-
-def _log10_tail(count: int, expected: float) -> float:
-    """Return log10 of the Poisson probability of at least `count`; exact far below 1e-308."""
-    if count <= expected or expected <= 0.0:
-        return 0.0
-    log_first = count * math.log(expected) - expected - math.lgamma(count + 1)
-    total, term, k = 1.0, 1.0, count
-    while term > 1e-17 * total:
-        k += 1
-        term *= expected / k
-        total += term
-    return min(0.0, (log_first + math.log(total)) / math.log(10))
-
-
 def _start_ticks(packet: Type1 | Type2, first: Epoch) -> int:
     """Return when a packet's epoch starts, counted from the start of another."""
     period = 1 << (Epoch.BITS if packet.is_universal else Epoch.LOCAL_BITS)
     step = (packet.epoch.number - first.number + period // 2) % period - period // 2
     return step * TICKS_PER_EPOCH
-
-
-def _span_ticks(streams: Streams) -> int:
-    """Return from when to when there are events of the high-count side."""
-    return max(1, int(streams.hec[-1] - streams.hec[0]))
-
-
-def _middle_ticks(streams: Streams) -> float:
-    """Return the middle of that time."""
-    return (int(streams.hec[0]) + int(streams.hec[-1])) / 2

@@ -28,9 +28,6 @@ _MAX_CLAIMS_AHEAD: Final = 4
 _REST_S: Final = 0.25
 """After a fruitless try nothing is claimed ahead for so long; requests still try."""
 
-_PATIENCE_S: Final = 1.0
-"""So long the stock is not told while a fetch is under way."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -143,16 +140,15 @@ class Allocator:
         return keys
 
     async def settle(self) -> None:
-        """Wait a moment for a fetch under way, so that no claim is between store and memory."""
-        if self._fetching is not None:
-            await asyncio.wait([self._fetching], timeout=_PATIENCE_S)
+        """Wait for a fetch under way, so that no claim is between store and memory."""
+        if (fetching := self._under_way) is not None:
+            await asyncio.wait([fetching])
 
     async def close(self) -> None:
         """Give back what was never used; nothing is cut any more."""
         self._is_closing = True
         async with self._turn:
-            if self._fetching is not None:
-                await asyncio.wait([self._fetching])
+            await self.settle()
             self._retire(self.claims)
             self._open, self._pending = [], []
             try:
@@ -176,9 +172,8 @@ class Allocator:
 
     async def _cut_in_turn(self, wish: Wish) -> list[Key]:
         keys = self._cut(wish)
-        if keys is None and self._is_fetching:
-            assert self._fetching is not None
-            await asyncio.shield(self._fetching)  # its errors belong to whoever started it
+        if keys is None and (fetching := self._under_way) is not None:
+            await asyncio.shield(fetching)  # its errors belong to whoever started it
             keys = self._cut(wish)
         if keys is None:
             error = await asyncio.shield(self._start(self._fetch(wish)))
@@ -189,11 +184,12 @@ class Allocator:
         return keys
 
     @property
-    def _is_fetching(self) -> bool:
-        return self._fetching is not None and not self._fetching.done()
+    def _under_way(self) -> asyncio.Task[KmeError | None] | None:
+        """The fetch that runs now, if one does."""
+        return None if self._fetching is None or self._fetching.done() else self._fetching
 
     def _start(self, fetch: Coroutine[Any, Any, None]) -> asyncio.Task[KmeError | None]:
-        assert not self._is_fetching, "two fetches would claim at once"
+        assert self._under_way is None, "two fetches would claim at once"
         self._fetching = asyncio.create_task(self._fetch_safely(fetch))
         return self._fetching
 
@@ -227,8 +223,8 @@ class Allocator:
 
     def _fetch_ahead_if_low(self, key_granules: int) -> None:
         room = sum(claim.room for claim in self._open)
-        is_resting = self._ports.clock.monotonic_s() < self._rest_until_s
-        if room < self._step.n_granules // 2 and not self._is_fetching and not is_resting:
+        is_due = self._ports.clock.monotonic_s() >= self._rest_until_s
+        if room < self._step.n_granules // 2 and self._under_way is None and is_due:
             self._start(self._fetch_ahead(key_granules))
 
     async def _fetch_ahead(self, key_granules: int) -> None:

@@ -140,7 +140,8 @@ class LinkSupply:
             If the store doesn't answer.
         """
         allocator = self._allocators[peer]
-        await allocator.settle()
+        if self._is_alive(peer):
+            await allocator.settle()  # bounded: its calls have time-outs
         claims_before = allocator.claims
         stored = await self._store.stock(peer)
         last = (await self._store.pairing(peer)).last

@@ -2,10 +2,10 @@ import doctest
 
 import numpy as np
 import pytest
-from errcd_parties import Bits, random_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from errcd_parties import Bits, random_bits
 from qkd_sim.errcd import amplify as module
 from qkd_sim.errcd.amplify import amplify
 from qkd_sim.errors import KeyLengthError

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from errcd_parties import random_bits
 
+from errcd_parties import Bits, random_bits
 from kme.ids import Epoch
 from qkd_sim.errcd import assemble
 from qkd_sim.errcd.assemble import raw_key_paths, read_block
@@ -13,7 +13,7 @@ from qkd_sim.packets import Type3
 START = Epoch(0x4F87)
 
 
-def write_epochs(directory: Path, *n_bits: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+def write_epochs(directory: Path, *n_bits: int) -> list[Bits]:
     rng = np.random.default_rng(1)
     parts = [random_bits(rng, n) for n in n_bits]
     for i, part in enumerate(parts):

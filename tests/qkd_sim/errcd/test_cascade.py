@@ -1,10 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
-from errcd_parties import Reconciliation, noisy_pair, random_bits, reconcile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from errcd_parties import Reconciliation, noisy_pair, random_bits, reconcile
 from qkd_sim.errcd.answerer import Answerer
 from qkd_sim.errcd.cascade import (
     MAX_PASSES,
@@ -122,7 +124,7 @@ def test_fast_discloses_less_than_a_tenth_above_the_limit(qber: float) -> None:
 def test_blocks_double_when_the_error_rate_halves() -> None:
     for variant in VARIANTS.values():
         sizes = [variant.first_block_bits(0.4 / 2**i) for i in range(8)]
-        assert [b / a for a, b in zip(sizes[:-1], sizes[1:], strict=True)] == [2.0] * 7
+        assert [b / a for a, b in itertools.pairwise(sizes)] == [2.0] * 7
         assert variant.first_block_bits(0.0) >= variant.first_block_bits(1e-6)
         assert variant.first_block_bits(0.5) >= 2
 
@@ -202,9 +204,13 @@ def test_alice_stops_when_more_is_asked_than_the_key_has() -> None:
     alice = answerer()
     alice.answer(PassRequest(0, 2))
     wave = intervals(*((i, i + 2) for i in range(0, 500, 2)))
-    with pytest.raises(ChannelError, match="more parities"):
+
+    def ask_on() -> None:
         for _ in range(100):
             alice.answer(WaveRequest(0, wave))
+
+    with pytest.raises(ChannelError, match="more parities"):
+        ask_on()
     assert alice.disclosed_bits < 10 * 500
 
 
@@ -234,6 +240,10 @@ def test_bob_gives_up_or_ends_when_answers_are_lies(n: int, lie: str) -> None:
         return Branches(bits)
 
     corrector = Corrector(bob, SEED, ask)
-    with pytest.raises(ChannelError):
+
+    def reconcile_on() -> None:
         for _ in range(50):  # by chance, lies may agree with each other for a while
             corrector.reconcile(0.05, VARIANTS["plain"], 20)
+
+    with pytest.raises(ChannelError):
+        reconcile_on()

@@ -22,7 +22,7 @@ def ends() -> Iterator[Ends]:
 
 @pytest.fixture
 def raw() -> Iterator[tuple[socket.socket, FramedChannel]]:
-    """A bare socket, and a channel at its other end."""
+    """Make a bare socket, and a channel at its other end."""
     bare, other = socket.socketpair()
     channel = FramedChannel(DescriptorStream.of_socket(other), timeout_s=0.5)
     yield bare, channel
@@ -126,8 +126,8 @@ def test_what_came_too_early_is_known_to_be_there(ends: Ends) -> None:
     left, right = ends
     left.send(b"one")
     left.send(b"two")
-    assert not right.has_arrivals
-    assert right.receive() == b"one"
-    assert right.has_arrivals
-    assert right.receive() == b"two"
-    assert not right.has_arrivals
+    seen = [right.has_arrivals]
+    for message in (b"one", b"two"):
+        assert right.receive() == message
+        seen.append(right.has_arrivals)
+    assert seen == [False, True, False]

@@ -42,7 +42,7 @@ def test_a_file_of_commands_ends(tmp_path: Path) -> None:
     path = tmp_path / "commands"
     path.write_text("4f87 4\n\n4f8b 2")
     source = CommandSource(path)
-    lines = []
+    lines: list[str] = []
     while not source.is_at_end or not lines:
         while (line := source.next_line()) is not None:
             lines.append(line)
@@ -69,9 +69,13 @@ def test_an_endless_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "commands"
     path.write_bytes(b"4" * 20_000)
     source = CommandSource(path)
-    with pytest.raises(InputError, match="more than 4096"):
+
+    def read_on() -> None:
         for _ in range(10):
             source.next_line()
+
+    with pytest.raises(InputError, match="more than 4096"):
+        read_on()
     source.close()
 
 

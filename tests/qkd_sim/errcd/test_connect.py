@@ -65,12 +65,16 @@ def test_nobody_there_is_an_error(tmp_path: Path) -> None:
         connect(("127.0.0.1", free_port()), 0.1)
     with pytest.raises(ChannelError, match="nobody connected"):
         listen(("127.0.0.1", free_port()), 0.1)
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ChannelError, match="fifo"):
-        open_fifos(tmp_path / "fifo", tmp_path / "missing", 0.1)
-    os.mkfifo(tmp_path / "other")
-    with pytest.raises(ChannelError, match="missing"):
-        open_fifos(tmp_path / "missing", tmp_path / "other", 0.1)
+    there, back, missing = (tmp_path / name for name in ("there", "back", "missing"))
+    os.mkfifo(there)
+    os.mkfifo(back)
+    for sending, receiving, named in (
+        (there, missing, "missing"),
+        (missing, back, "missing"),
+        (there, back, "there"),
+    ):
+        with pytest.raises(ChannelError, match=named):
+            open_fifos(sending, receiving, 0.1)
 
 
 def test_a_port_in_use_is_named() -> None:

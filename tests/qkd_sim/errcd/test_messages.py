@@ -1,3 +1,4 @@
+import contextlib
 import struct
 
 import numpy as np
@@ -94,10 +95,8 @@ def test_a_mutated_message_is_refused_or_is_a_message(data: st.DataObject) -> No
     raw = bytearray(data.draw(st.sampled_from(EXAMPLES)).pack())
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(ChannelError):
         assert isinstance(unpack(bytes(raw)), Message)
-    except ChannelError:
-        pass
 
 
 def test_another_version_is_refused() -> None:

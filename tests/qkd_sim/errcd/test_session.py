@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from errcd_parties import Bits, Outcome, Wire, noisy_pair, random_bits, run_both
 
+from errcd_parties import Bits, Outcome, Wire, noisy_pair, random_bits, run_both
 from kme.errors import KmeError
 from kme.ids import Epoch
 from qkd_sim.errcd.assemble import SiftedBlock
@@ -189,6 +189,15 @@ def test_a_block_too_short_is_refused_on_both_sides(wires: Wires, n: int) -> Non
         assert Reason.TOO_SHORT.text in text
 
 
+def test_a_block_that_reconciliation_used_up_is_refused_on_both_sides(wires: Wires) -> None:
+    keys = noisy_pair(np.random.default_rng(20), 20_000, 0.05)
+    wasteful = Conduct(block_qber=0.45, variant="fast")
+    for text in refusals(distil(wires, keys, conduct=wasteful)):
+        assert Reason.TOO_SHORT.text in text
+    assert heard(wires[0], ReconcileDone)
+    assert not heard(wires[1], KeyTag)
+
+
 def test_a_block_of_one_bit_is_not_even_offered(wires: Wires) -> None:
     with pytest.raises(BlockRefusedError, match="2 to"):
         session(wires[0]).offer(block(np.ones(1, np.uint8)))
@@ -305,15 +314,11 @@ def as_alice_against(wires: Wires, *replies: Message | bytes) -> KmeError | Fini
     """Let Alice offer a block to a Bob who says these things, whatever he hears."""
 
     def bob() -> None:
-        for reply in replies:
-            wires[1].receive()
-            if isinstance(reply, SampleBits):
-                while not isinstance(unpack(wires[1].received[-1]), Offer):
-                    wires[1].receive()
+        for turn, reply in enumerate(replies):
+            # she speaks once before each of his turns, before the second one twice
+            for _ in range(2 if turn == 1 else 1):
+                wires[1].receive()
             wires[1].send(reply if isinstance(reply, bytes) else reply.pack())
-            if isinstance(reply, SampleBits):
-                wires[1].receive()  # her sample; the plan comes next
-        assert isinstance(wires[1].channel, FramedChannel)
 
     key = random_bits(np.random.default_rng(17), 20_000)
     outcome = run_both(lambda: session(wires[0]).offer(block(key)), bob)

@@ -2,10 +2,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from errcd_parties import random_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from errcd_parties import random_bits
 from qkd_sim.errcd.randomness import SeededRandomness
 from qkd_sim.errcd.verify import PRIME, KeyHash, collision_bound
 from qkd_sim.errors import ChannelError

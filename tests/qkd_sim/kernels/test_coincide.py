@@ -1,16 +1,13 @@
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plain_kernels import WAYS, Kernel, way
 from qkd_sim.kernels.coincide import HEC_USED_UP, LEC_USED_UP, PROGRESS, Windows, coincide
 
-Kernel = Callable[..., Any]
-KERNELS: dict[str, Kernel] = {"compiled": coincide, "plain": coincide.py_func}
 LONG_AGO = -(1 << 61)
 
 NARROW = Windows(0, 8, 40, 160, 0, 0, 0)
@@ -103,14 +100,14 @@ WINDOWS = st.builds(
 )
 
 
-@pytest.mark.parametrize("name", list(KERNELS))
+@pytest.mark.parametrize("name", WAYS)
 @settings(max_examples=150, deadline=None)
 @given(WINDOWS, STREAM, STREAM, st.integers(0, 30))
 def test_the_search_is_as_by_hand(
     name: str, windows: Windows, hec: list[int], lec: list[int], cut: int
 ) -> None:
     patterns = [k % 16 for k in range(len(hec))]
-    found = searched(KERNELS[name], windows, hec, patterns, lec, cut)
+    found = searched(way(coincide, name), windows, hec, patterns, lec, cut)
     assert found == by_hand(windows, hec, patterns, lec)
 
 

@@ -1,22 +1,13 @@
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plain_kernels import WAYS, way
 from qkd_sim.kernels import correlate
 from qkd_sim.kernels.correlate import LINES_PER_AXIS
 
 STREAM = st.lists(st.integers(-500, 500), max_size=25).map(sorted)
-WAYS = ["compiled", "plain"]
-
-
-def way(kernel: Any, name: str) -> Callable[..., Any]:
-    """Return a kernel compiled, or as the Python that it is written in."""
-    chosen: Callable[..., Any] = kernel if name == "compiled" else kernel.py_func
-    return chosen
 
 
 @pytest.mark.parametrize("name", WAYS)

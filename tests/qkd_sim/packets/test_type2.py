@@ -134,5 +134,5 @@ def test_times_may_be_late_by_2_ticks_for_each_event_and_no_more() -> None:
 @pytest.mark.parametrize("protocol", [-1, 1 << 32])
 def test_a_protocol_that_is_no_word_is_not_written(protocol: int) -> None:
     empty = np.empty(0, np.int64), np.empty(0, np.uint8)
-    with pytest.raises(InputError, match="protocol -?[0-9]+ does not fit into a word"):
+    with pytest.raises(InputError, match=r"protocol -?[0-9]+ does not fit into a word"):
         Type2(Epoch(5), *empty, 17, 1, protocol).pack()

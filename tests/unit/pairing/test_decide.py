@@ -213,7 +213,7 @@ def test_doubles_that_come_at_once_are_decided_once() -> None:
             n_settled += 1
             await settle(*arguments)
 
-        bench.store.settle = count  # type: ignore[method-assign]
+        bench.store.settle = count  # type: ignore[method-assign, assignment]
         proposal = propose(1, 1, 2)
         verdicts = await asyncio.gather(*(bench.follower.decide(proposal) for _ in range(10)))
         assert verdicts == 10 * [Verdict.EQUAL]

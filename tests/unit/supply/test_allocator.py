@@ -465,10 +465,16 @@ def test_an_error_while_fetching_ahead_reaches_no_request_that_can_be_served() -
         await bench.blocks.add(A, 4096)
         await bench.take()
         await bench.idle()
+        n_claims = bench.script.count("claim")
         bench.script.fail("before claim", times=1)
-        for _ in range(15):
+        for _ in range(14):
             await bench.take()
             await bench.idle()
+        assert bench.script.count("claim") == n_claims + 1
+        bench.clock.advance(1.0)
+        await bench.take()
+        await bench.idle()
+        assert bench.script.count("claim") == n_claims + 2
 
     run(scenario())
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kme.errors import IntegrityError
@@ -92,6 +92,8 @@ def test_steps_halve_again_when_there_is_little_to_do() -> None:
 
 
 @given(st.integers(1, 1024), st.integers(1, 200))
+@example(key_granules=3, n_keys=1)
+@example(key_granules=100, n_keys=1)
 def test_a_claim_is_a_whole_number_of_keys_and_at_least_what_is_needed(
     key_granules: int, n_keys: int
 ) -> None:

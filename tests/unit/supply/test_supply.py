@@ -18,7 +18,6 @@ from kme.ids import KeyId, SaeId
 from kme.store.records import SourceClass
 from kme.supply.ports import KeySupply
 from kme.supply.supply import MAX_KEYS_PER_CALL
-from simulation import VirtualClock, run_virtual
 from supply_pair import ALICE, BOB, CAROL, EVE, A, B, SupplyPair
 
 NOBODY = SaeId("nobody")
@@ -236,23 +235,22 @@ def test_what_is_given_back_while_the_stock_is_counted_counts_once() -> None:
     run(scenario, (A, 1024))
 
 
-def test_stock_waits_for_claims_on_their_way_but_not_for_ever() -> None:
-    async def main(clock: VirtualClock) -> None:
-        pair = SupplyPair(clock)
-        await pair.blocks.add(A, 2048)
-        await pair.open()
+def test_stock_waits_for_claims_on_their_way_while_the_peer_is_alive() -> None:
+    async def scenario(pair: SupplyPair) -> None:
         await pair.a.new_keys(ALICE, BOB, 1, 32)
-        await clock.sleep(0.1)
+        await asyncio.sleep(0)
         gate = pair.scripts[A].hold("after claim")
         await pair.a.new_keys(ALICE, BOB, 14, 32)  # and the next claim is on its way
-        n_free = 2048 - 64 - 15 * 32
-        assert n_free - (await pair.a.stock(ALICE, BOB)).free_bytes > 0
         asked = asyncio.create_task(pair.a.stock(ALICE, BOB))
-        await clock.sleep(0.5)
+        await asyncio.sleep(0.01)
+        assert not asked.done()
+        pair.liveness[A].is_alive = False
+        n_free = 2048 - 64 - 15 * 32
+        assert (await pair.a.stock(ALICE, BOB)).free_bytes < n_free
         gate.set()
         assert (await asked).free_bytes == n_free
 
-    run_virtual(main)
+    run(scenario, (A, 2048))
 
 
 def test_no_stock_is_no_error() -> None:

@@ -377,11 +377,10 @@ async def _live(world: World, *, with_crashes: bool) -> None:
     for guard in guards:
         guard.cancel()
     world.heal()
-    if any(site.process.fuse.is_blown for site in world.sites.values()):
-        for site in world.sites.values():
-            await site.start()
     for site in world.sites.values():
         site.process.fuse._blows_at = None
+        if site.process.fuse.is_blown or not site.process.supply._is_open:
+            await site.start()
     await world.check_promises()
     for site in world.sites.values():
         await site.process.supply.close()

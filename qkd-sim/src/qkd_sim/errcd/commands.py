@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kme.errors import IdentifierError
 from kme.ids import Epoch
 from qkd_sim.errors import InputError
 
@@ -76,10 +75,7 @@ def _command(epoch: str, number: str, qber: float | None) -> Command:
         raise InputError(f"{epoch[:20]!r} is no epoch in hexadecimal")
     if not number.isascii() or not number.isdigit() or not 1 <= int(number[:9]) <= MAX_EPOCHS:
         raise InputError(f"{number[:20]!r} is no number of epochs, 1 to {MAX_EPOCHS}")
-    try:
-        return Command(Epoch(int(epoch, 16)), int(number), qber)
-    except IdentifierError as error:
-        raise InputError(error.message) from error
+    return Command(Epoch(int(epoch, 16)), int(number), qber)
 
 
 class CommandSource:

@@ -35,7 +35,6 @@ _LINES: Final[tuple[Callable[[BlockResult], str], ...]] = (
     lambda result: f"{_text(result)}, {result.disclosed_bits} parities disclosed",
 )
 
-N_FORMATS: Final = len(_LINES)
 _FIRST_WITH_QBER: Final = 2
 """From this format on, a line has more to say than that there is a file."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -23,6 +23,9 @@ _Untyped: TypeAlias = Any
 
 
 def _has_carryless_multiplication() -> bool:
+    if getattr(config, "CPU_NAME", None) not in {None, "", "host"}:
+        # numba was told to compile for another processor than this one
+        return "+pclmul" in (getattr(config, "CPU_FEATURES", None) or "")
     features = binding.get_host_cpu_features()
     return bool(features.get("pclmul") and features.get("sse2"))
 

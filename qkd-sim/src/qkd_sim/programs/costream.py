@@ -11,8 +11,9 @@ from kme.ids import Epoch
 from qkd_sim.programs import inlets, logs, options, outlets
 
 if TYPE_CHECKING:
-    from qkd_sim.costream import CostreamSettings, SiftedEpoch
+    from qkd_sim.costream import CostreamSettings
     from qkd_sim.packets import Type1
+    from qkd_sim.sifted import SiftedEpoch
 
 NAME = "costream"
 
@@ -168,7 +169,7 @@ def _settings(arguments: argparse.Namespace) -> "CostreamSettings":
 
 def _sift(arguments: argparse.Namespace) -> None:
     """Do what the options say."""
-    from qkd_sim import costream  # noqa: PLC0415 - numba is slow to import
+    from qkd_sim import costream, sifted  # noqa: PLC0415 - numba is slow to import
     from qkd_sim.packets import Type1, Type2  # noqa: PLC0415
 
     settings = _settings(arguments)
@@ -178,19 +179,19 @@ def _sift(arguments: argparse.Namespace) -> None:
     first = next(lec, None)
     if first is None:
         return
-    summary = costream.Summary()
+    summary = sifted.Summary()
     with ExitStack() as stack:
         writer = _Writer(arguments, stack)
         hec = _Reader(hec_inlet, first.epoch, writer.log_type1)
-        for sifted in costream.sift(hec.packets(), itertools.chain([first], lec), settings):
-            writer.put(sifted)
-            summary.add(sifted)
+        for epoch in costream.sift(hec.packets(), itertools.chain([first], lec), settings):
+            writer.put(epoch)
+            summary.add(epoch)
             if arguments.remove_type1:
-                hec.remove_until(sifted.epoch)
+                hec.remove_until(epoch.epoch)
             if arguments.remove_type2:
-                lec_inlet.remove(sifted.epoch)
+                lec_inlet.remove(epoch.epoch)
         if arguments.summary:
-            writer.log.line(costream.summary_line(summary))
+            writer.log.line(sifted.summary_line(summary))
 
 
 class _Reader:
@@ -263,7 +264,8 @@ class _Writer:
 
     def put(self, sifted: "SiftedEpoch") -> None:
         """Write one epoch's packets and lines."""
-        from qkd_sim.costream import ZeroPolicy, log_line  # noqa: PLC0415 - numba is slow to import
+        from qkd_sim.costream import ZeroPolicy  # noqa: PLC0415 - numba is slow to import
+        from qkd_sim.sifted import log_line  # noqa: PLC0415
 
         least = ZeroPolicy.BOTH if sifted.n_kept == 0 else ZeroPolicy.NOTHING
         if self._zero_policy >= least:

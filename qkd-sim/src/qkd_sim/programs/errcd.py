@@ -24,7 +24,7 @@ host or put TLS around it. Who is given a command (-c, --block) is Alice, whose 
 reference; the other one is Bob, who corrects.
 
 A command is a line "EPOCH N [QBER [BELL]]": the first epoch in hexadecimal, how many epochs,
-the error rate to expect.
+the error rate to expect. Both sides need the same -e, --qber-limit and --preset-qber.
 
 Notifications (-V): 0 epoch; 1 epoch, final bits; 2 epoch, sifted bits, final bits, QBER,
 number of epochs (final bits 0 for a block that was refused); 3 a sentence; 4 like 2, with the

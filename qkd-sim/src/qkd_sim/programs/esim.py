@@ -57,8 +57,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_physics(parser: argparse.ArgumentParser) -> None:
     """Add the options that override the scenario."""
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
+        "-n", "--pairs", type=_number, metavar="N", help="pairs emitted, on average"
+    )
+    extent.add_argument("--duration-s", type=_number, metavar="S", help="simulated time")
     for letter, name, metavar, text in (
-        ("-n", "--pairs", "N", "pairs emitted, on average"),
         ("-e", "--pair-rate-hz", "HZ", "pairs emitted per second"),
         ("-o", "--lec-offset-ns", "NS", "low-count side's clock is ahead by this"),
         ("-O", "--hec-offset-ns", "NS", "high-count side's clock is ahead by this"),
@@ -71,7 +75,6 @@ def _add_physics(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(letter, name, type=_number, metavar=metavar, help=text)
     for name, metavar, text in (
-        ("--duration-s", "S", "simulated time (instead of -n)"),
         ("--jitter-fwhm-ps", "PS", "timing jitter of all detectors"),
         ("--dark-rate-hz", "HZ", "dark counts of each detector per second"),
         ("--dead-time-ns", "NS", "dead time of all detectors"),

@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = options.parser(
         NAME,
         "Types 1 and 2 to the time difference of the clocks (low-count side less high-count\n"
-        "side, in ticks of 125 ps, at the first epoch's start); an error if none is significant.",
+        "side, in ticks of 125 ps, at the first event); an error if none is significant.",
     )
     inlets.add_input(parser, ("-D", "--type1-dir"), ("-I", "--type1-stream"), "type-1 packets")
     inlets.add_input(parser, ("-d", "--type2-dir"), ("-i", "--type2-stream"), "type-2 packets")

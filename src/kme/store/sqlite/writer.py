@@ -114,8 +114,7 @@ class Writer(threading.Thread):
             call.complete()
 
     def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self._ended.set_result(None)
 
     # In the thread
 

@@ -180,5 +180,5 @@ class TwoStores(RuleBasedStateMachine):
 
 TestTwoStores = TwoStores.TestCase
 TestTwoStores.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=10, stateful_step_count=30, deadline=None, derandomize=True
 )

@@ -1,4 +1,4 @@
-"""Group commit: many calls, one fsync; failures that stay alone; full disks and killed processes."""
+"""Group commit: many calls, one fsync; failures stay alone; full disks, killed processes."""
 
 import asyncio
 import contextlib
@@ -169,6 +169,27 @@ def test_if_the_whole_transaction_falls_no_call_of_it_is_acknowledged(tmp_path: 
     with_store(tmp_path / "kme.db", story)
 
 
+def test_draws_are_not_acknowledged_if_their_ledger_cannot_be_written(tmp_path: Path) -> None:
+    async def story(store: SqliteStore) -> None:
+        await add_block(store, 1)
+        await store._writer.call(
+            Transaction.run,
+            "CREATE TEMP TRIGGER stubborn BEFORE UPDATE ON ledgers"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        answers = await asyncio.gather(
+            store.draw(B, [GranuleRange(1, 8, 9)]),
+            store.begin_heartbeat(B, "n"),
+            return_exceptions=True,
+        )
+        assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
+        assert (await store.heartbeat(B)).pending is None
+        await store._writer.call(Transaction.run, "DROP TRIGGER stubborn")
+        await store.draw(B, [GranuleRange(1, 8, 9)])
+
+    with_store(tmp_path / "kme.db", story)
+
+
 def test_a_broken_connection_is_an_outage_and_closes_without_a_traceback(tmp_path: Path) -> None:
     async def story(store: SqliteStore) -> None:
         with pytest.raises(StoreUnavailableError):
@@ -224,15 +245,13 @@ def test_a_caller_that_gives_up_waiting_disturbs_nobody(tmp_path: Path) -> None:
 def test_a_loop_that_ends_first_leaves_what_was_committed(tmp_path: Path) -> None:
     go_on = threading.Event()
 
+    def write_late(tx: Transaction) -> None:
+        go_on.wait(5)
+        tx.run("INSERT INTO heartbeats VALUES ('kme-b', 'n', NULL, NULL)")
+
     async def abandon() -> SqliteStore:
         store = await SqliteStore.open(A, tmp_path / "kme.db", MASTER)
-        task = asyncio.create_task(
-            store._writer.call(
-                lambda tx: (
-                    go_on.wait(5) and tx.run("INSERT INTO heartbeats VALUES ('kme-b','n',0,0)")
-                )
-            )
-        )
+        task = asyncio.create_task(store._writer.call(write_late))
         await asyncio.sleep(0.01)
         task.cancel()
         return store
@@ -350,7 +369,11 @@ def test_a_killed_process_loses_nothing_it_acknowledged_and_repeats_nothing(
 ) -> None:
     path = tmp_path / "kme.db"
     told: list[list[str]] = []
-    for n_round, n_lines in enumerate((150, 700, 400)):
+
+    async def check(store: SqliteStore) -> None:
+        await nothing_is_lost_or_repeated(store, told)
+
+    for n_round, n_lines in enumerate((100, 500, 300)):
         with subprocess.Popen(
             [sys.executable, STORM, path, str(n_round)], stdout=subprocess.PIPE
         ) as storm:
@@ -359,7 +382,7 @@ def test_a_killed_process_loses_nothing_it_acknowledged_and_repeats_nothing(
             storm.kill()
             lines += storm.stdout.readlines()
         told += [line.decode().split() for line in lines if line.endswith(b"\n")]
-        with_store(path, lambda store: nothing_is_lost_or_repeated(store, told))
+        with_store(path, check)
     assert {words[0] for words in told} == {"ingest", "settle", "claim", "draw"}
 
 

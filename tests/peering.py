@@ -1,0 +1,67 @@
+"""peering - KME certificates made on the spot, and a peer handler that a test can read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kme.errors import KmeError
+from kme.ids import KmeId
+from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
+from kme.pki.authority import Authority, Leaf, TlsRole, Validity
+from kme.pki.bundle import Credential, CredentialFiles, write_certificates, write_credential
+from kme.store.records import FinalKeyRef, Proposal, Verdict
+
+BOTH_ROLES = TlsRole.SERVER | TlsRole.CLIENT
+
+
+@dataclass
+class RecordingHandler:
+    """A `PeerHandler` that remembers what it was asked and may refuse to answer."""
+
+    error: KmeError | Exception | None = None
+    calls: list[tuple[KmeId, object]] = field(default_factory=list)
+
+    async def on_heartbeat(self, peer: KmeId, heartbeat: Heartbeat) -> HeartbeatAnswer:
+        self._note(peer, heartbeat)
+        return HeartbeatAnswer(HeartbeatOutcome.CHALLENGED, "c" * 32, 7, 4096)
+
+    async def on_held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKeyRef]:
+        self._note(peer, list(refs))
+        return list(refs)[::2]
+
+    async def on_propose(self, peer: KmeId, proposal: Proposal) -> Verdict:
+        self._note(peer, proposal)
+        return Verdict.UNEQUAL
+
+    def _note(self, peer: KmeId, what: object) -> None:
+        self.calls.append((peer, what))
+        if self.error is not None:
+            raise self.error
+
+
+class KmeAuthority:
+    """The CA of the KMEs."""
+
+    def __init__(self) -> None:
+        validity = Validity.lasting(timedelta(days=1), datetime.now(UTC))
+        self._validity = validity
+        root = Authority.root("root of a test", validity)
+        self._issuer = root.issue_authority("KMEs of a test", BOTH_ROLES, validity)
+
+    def issue(self, name: str, *uris: str) -> Credential:
+        """Make a certificate for a KME on this host."""
+        leaf = Leaf(name, BOTH_ROLES, uris or (f"kme-id:{name}",), ("127.0.0.1", "localhost"))
+        return self._issuer.issue(leaf, self._validity)
+
+    def write(self, directory: Path, name: str, *uris: str) -> CredentialFiles:
+        """Make one and write it to files."""
+        files = CredentialFiles(directory / f"{name}.crt", directory / f"{name}.key")
+        write_credential(self.issue(name, *uris), files)
+        return files
+
+    def write_trust(self, directory: Path) -> Path:
+        """Write what members of this CA trust."""
+        path = directory / "kme-ca.crt"
+        write_certificates([self._issuer.credential.certificate], path)
+        return path

@@ -1,0 +1,64 @@
+"""SIGKILL of either KME between any two steps: no key twice, no disagreement, service back."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from pair_on_host import PairOnHost, running_pair
+
+from kme.ids import KmeId
+from kme.pair import KME_IDS
+
+LEADER, FOLLOWER = KME_IDS
+
+STEPS = {
+    LEADER: [
+        "ingest", "inbox", "final_keys", "open_proposal", "settle", "raise_peer_settled",
+        "claim", "block", "draw",
+        "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
+    ],
+    FOLLOWER: [
+        "ingest", "held", "final_keys", "settle", "raise_peer_settled",
+        "claim", "block", "draw",
+        "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
+    ],
+}  # fmt: skip
+
+
+async def _die_at(pair: PairOnHost, victim: KmeId, method: str, moment: str) -> None:
+    """Start the victim so that it dies at a step, and make it come to that step."""
+    pair.start(victim, dies_at=(method, moment))
+    deadline_s = time.monotonic() + 20
+    next_feed_s = 0.0
+    while not pair.is_dead(victim):
+        assert time.monotonic() < deadline_s, f"{victim} never came to {method}"
+        if time.monotonic() > next_feed_s:
+            pair.source.feed()
+            next_feed_s = time.monotonic() + 1.5
+        await pair.exchange()
+        await asyncio.sleep(0.05)
+    assert pair.exit_code(victim) == -9
+
+
+async def _survive_all_steps(directory: Path, victim: KmeId) -> None:
+    async with running_pair(directory) as pair:
+        await pair.exchange_until_both_work()
+        pair.kill(victim)
+        for method in STEPS[victim]:
+            for moment in ("before", "after"):
+                await _die_at(pair, victim, method, moment)
+        pair.start(victim)
+        await pair.exchange_until_both_work()
+        await pair.drain()
+        pair.check_no_byte_was_given_twice()
+        for kme in KME_IDS:
+            assert pair.stop(kme) == 0
+        assert await pair.check_blocks_are_equal() > 5
+
+
+@pytest.mark.parametrize("victim", KME_IDS)
+def test_sigkill_between_any_two_steps_gives_no_key_twice_and_no_disagreement(
+    victim: KmeId, tmp_path: Path
+) -> None:
+    asyncio.run(_survive_all_steps(tmp_path / "pair", victim))
