@@ -71,8 +71,8 @@ format-check: $(READY)
 .PHONY: lint
 lint: $(READY) ## Lint the code, its docstrings and its spelling
 	$(RUN) -m ruff check .
-	$(RUN) -m numpydoc.cli lint qkd-sim/src/qkd_sim/*.py qkd-sim/src/qkd_sim/*/*.py src/kme/supply/*.py
-	$(RUN) -m codespell_lib
+	$(RUN) -m numpydoc lint qkd-sim/src/qkd_sim/*.py qkd-sim/src/qkd_sim/*/*.py src/kme/supply/*.py
+	$(RUN) -m codespell_lib .
 
 .PHONY: type
 type: $(READY) ## Check the types (mypy --strict)

@@ -121,6 +121,10 @@ class PairingStore(Protocol):
         """Note that the peer settled all numbers up to `number`; the mark only rises."""
         ...
 
+    async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
+        """Refuse claims and draws from blocks at or below these numbers; floors only rise."""
+        ...
+
 
 class SupplyStore(Protocol):
     """Blocks, claims on them and the ledger of what was drawn."""
