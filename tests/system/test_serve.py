@@ -100,8 +100,8 @@ async def _dec(directory: Path, slave: str, master: str, key_id: str) -> Deliver
 
 def test_random_source_restart_of_a_dead_kme_and_second_start(tmp_path: Path) -> None:
     directory = tmp_path / "a pair"
-    options = ("--source", "random", "--base-port", str(_base_port()), "--sae", "alice@kme-a")
-    options += ("--sae", "bob@kme-b")
+    options = ["--source", "random", "--base-port", str(_base_port())]
+    options += ["--sae", "alice@kme-a", "--sae", "bob@kme-b"]
     with _serving(directory, *options):
         described = _description(directory)
         assert {sae["id"]: sae["kme"] for sae in described["saes"]} == {

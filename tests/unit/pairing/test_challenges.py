@@ -1,7 +1,9 @@
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -223,17 +225,22 @@ def test_a_peer_that_settled_more_than_was_ever_proposed_shows_that_we_forgot() 
 
 
 def test_heartbeats_that_come_at_once_are_judged_one_by_one() -> None:
-    async def main(clock: VirtualClock) -> None:
+    async def main(clock: VirtualClock, seed: int) -> None:
+        rng = random.Random(seed)
+
         async def pause() -> None:
-            await clock.sleep(0.1)
+            await clock.sleep(rng.uniform(0, 0.1))
 
         store = CrashingStore(MemoryStore(BOB_KME), Fuse(), StoreFaults(pause))
         end = end_of(BOB_KME, store, clock)
-        judge = HeartbeatJudge(end, RollbackGuard(end), lambda: "0" * 32)
+        guard = RollbackGuard(end)
+        judge = HeartbeatJudge(end, guard, lambda: "0" * 32)
         await judge.judge(beat(1, None))
         await judge.judge(beat(2, 1))
-        late, current = await asyncio.gather(judge.judge(beat(2, 1)), judge.judge(beat(3, 2)))
-        assert late.outcome is current.outcome is HeartbeatOutcome.ACCEPTED
+        doubled = [beat(2, 1), beat(3, 2), beat(2, 1), beat(3, 2)]
+        await asyncio.gather(*map(judge.judge, rng.sample(doubled, 4)))
         assert (await store.heartbeat(ALICE_KME)).heard == nonce(3)
+        guard.require_none()
 
-    run_virtual(main)
+    for seed in range(20):
+        run_virtual(partial(main, seed=seed))

@@ -11,6 +11,7 @@ from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.decide import Follower
 from kme.pairing.heartbeat import Heartbeats
 from kme.pairing.pair import MAX_ENTRIES
+from kme.pairing.ports import Heartbeat
 from kme.pairing.tags import make_tag
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
@@ -218,5 +219,20 @@ def test_doubles_that_come_at_once_are_decided_once() -> None:
         verdicts = await asyncio.gather(*(bench.follower.decide(proposal) for _ in range(10)))
         assert verdicts == 10 * [Verdict.EQUAL]
         assert n_settled == 1
+
+    on_a_bench(test)
+
+
+def test_nothing_is_decided_once_a_roll_back_of_the_leader_was_seen() -> None:
+    async def test(bench: Bench) -> None:
+        for nonce, acknowledged in (("1" * 32, None), ("2" * 32, "1" * 32), ("3" * 32, "2" * 32)):
+            await bench.heartbeats.on_heartbeat(Heartbeat(nonce, acknowledged, None, 0, 0))
+        old = Heartbeat("9" * 32, "1" * 32, None, 0, 0)
+        challenge = (await bench.heartbeats.on_heartbeat(old)).challenge
+        await bench.heartbeats.on_heartbeat(replace(old, challenge=challenge))
+        bench.heartbeats.require_heard_once()
+        with pytest.raises(PeerUnavailableError, match="older state"):
+            await bench.follower.decide(propose(1, 1))
+        assert (await bench.store.pairing(ALICE_KME)).highest == 0
 
     on_a_bench(test)

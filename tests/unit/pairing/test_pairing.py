@@ -1,6 +1,7 @@
 import asyncio
 import random
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -10,7 +11,14 @@ from kme.pairing.pairing import Pairing
 from kme.pairing.ports import Heartbeat, HeartbeatAnswer
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
-from kme.store.records import MIN_BLOCK_BYTES, FinalKeyRef, IncidentKind, KeyBlock, Verdict
+from kme.store.records import (
+    MIN_BLOCK_BYTES,
+    FinalKeyRef,
+    IncidentKind,
+    KeyBlock,
+    Proposal,
+    Verdict,
+)
 from simulated_pair import (
     ALICE_KME,
     BOB_KME,
@@ -199,6 +207,31 @@ def test_a_dead_peer_does_not_slow_the_others_down() -> None:
                 pairing.require_alive(peer)
         stop.set()
         await running
+
+    run_virtual(main)
+
+
+def test_a_follower_that_does_not_answer_is_asked_ever_more_seldom() -> None:
+    async def main(clock: VirtualClock) -> None:
+        asked_s: list[float] = []
+        link = ScriptedLink()
+
+        def refuse(_proposal: Proposal) -> Verdict:
+            asked_s.append(clock.monotonic_s())
+            raise PeerUnavailableError("busy")
+
+        link.on_propose = refuse
+        store = MemoryStore(ALICE_KME)
+        await store.ingest(BOB_KME, LINK, Epoch(1), [Secret(bytes(600))])
+        pairing = Pairing(ALICE_KME, store, clock, [(config_of(BOB_KME), link)])
+        running = asyncio.create_task(pairing.run(asyncio.Event()))
+        await clock.sleep(40)
+        pauses_s = [later - earlier for earlier, later in pairwise(asked_s)]
+        assert pauses_s[:6] == pytest.approx([0.5, 1, 2, 4, 4, 4])
+        link.on_propose = lambda _: Verdict.EQUAL
+        await clock.sleep(5)
+        assert (await store.pairing(BOB_KME)).peer_settled == 1
+        running.cancel()
 
     run_virtual(main)
 

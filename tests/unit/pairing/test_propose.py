@@ -227,13 +227,19 @@ def test_a_refused_proposal_stays_open_and_raises_one_alarm() -> None:
     on_a_bench(test)
 
 
-def test_equal_means_nothing_if_what_was_proposed_is_gone_here() -> None:
+@pytest.mark.parametrize("what", ["gone", "changed"])
+def test_equal_means_nothing_if_what_was_proposed_is_no_longer_here(what: str) -> None:
     async def test(bench: Bench) -> None:
         await bench.begin()
         await bench.ingest(1)
 
         def lose_entries(_proposal: Proposal) -> Verdict:
-            bench.store._state.pair(BOB_KME).inbox.remove([FinalKeyRef(LINK, Epoch(1))])
+            ref = FinalKeyRef(LINK, Epoch(1))
+            keys = bench.store._state.pair(BOB_KME).inbox.keys
+            if what == "gone":
+                del keys[ref]
+            else:
+                keys[ref] = Secret(bytes(len(keys[ref])))
             return Verdict.EQUAL
 
         bench.link.on_propose = lose_entries
@@ -241,6 +247,27 @@ def test_equal_means_nothing_if_what_was_proposed_is_gone_here() -> None:
             await bench.form()
         assert (await bench.record()).last is None
         assert (await bench.store.incidents(1))[0].kind is IncidentKind.BROKEN_PROPOSAL
+
+    on_a_bench(test)
+
+
+def test_what_vanished_before_it_was_proposed_is_left_out() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.begin()
+        for epoch in (1, 2, 3):
+            await bench.ingest(epoch)
+        assert not await bench.leader.step()
+        await bench.clock.sleep(3)
+        keys = bench.store._state.pair(BOB_KME).inbox.keys
+        del keys[FinalKeyRef(LINK, Epoch(2))]
+        proposal = await bench.form()
+        assert [ref.epoch.number for ref in proposal.entries] == [1, 3]
+        await bench.ingest(4)
+        assert not await bench.leader.step()
+        await bench.clock.sleep(3)
+        del keys[FinalKeyRef(LINK, Epoch(4))]
+        assert not await bench.leader.step()
+        assert (await bench.record()).highest == 1
 
     on_a_bench(test)
 

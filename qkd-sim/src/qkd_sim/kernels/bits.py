@@ -157,6 +157,7 @@ def pack_words(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:
     Returns
     -------
     (ceil(n / 64),) ndarray of uint64
+        The bits, 64 to a word.
     """
     packed = np.zeros(-(-bits.size // WORD_BITS) * 8, np.uint8)
     packed[: -(-bits.size // 8)] = np.packbits(bits, bitorder="little")
