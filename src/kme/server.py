@@ -214,16 +214,17 @@ class MutualTlsServer:
             info = socket.getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            family, *_, address = info[0]
-            listening = socket.socket(family, socket.SOCK_STREAM)
+            family, kind, protocol, _, address = info[0]
+            listening = socket.socket(family, kind, protocol)
         except OSError as error:
             raise SettingsError(
                 f"{self._host}: not an address of this machine: {error.strerror}"
             ) from error
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Accepted connections inherit it: an answer's head and body are two writes.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listening.bind(address)
-            # Not left to asyncio: the port may still be lost between bind and listen.
             listening.listen(_BACKLOG)
             listening.settimeout(0)
         except OSError as error:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -23,6 +24,10 @@ from kme.pair import KmePlace
 STOP_TIMEOUT_S: Final = 15.0
 MAX_RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 60.0
+
+_TAIL_BYTES: Final = 4096
+_MAX_WORDS: Final = 500
+_STAGE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 _logger = logging.getLogger(__name__)
 
@@ -46,24 +51,49 @@ class Child:
     log: Path
 
     async def start(self, *, wants_output: bool = False) -> asyncio.subprocess.Process:
-        """Start it; its standard output is a pipe if `wants_output`, else it joins the log."""
-        with self.log.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE if wants_output else log,
-                stderr=log,
-                # Ctrl-C reaches the parent alone, which stops its children in order.
-                start_new_session=True,
-            )
+        """Start it; its standard output is a pipe if `wants_output`, else it joins the log.
 
-    def last_words(self) -> str:
-        """Return the last line of its log, which says why it ended."""
+        Raises
+        ------
+        StageError
+            If the program cannot be run, or the log not written.
+        """
+        try:
+            with self.log.open("ab") as log:
+                return await asyncio.create_subprocess_exec(
+                    *self.command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE if wants_output else log,
+                    stderr=log,
+                    # Ctrl-C reaches the parent alone, which stops its children in order.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            what = error.filename or self.command[0]
+            raise StageError(self.name, f"cannot be started: {what}: {error.strerror}") from error
+
+    def logged_bytes(self) -> int:
+        """Return how long its log is by now."""
+        try:
+            return self.log.stat().st_size
+        except OSError:
+            return 0
+
+    def last_words(self, since_bytes: int = 0) -> str:
+        """Return the last line of its log, which says why it ended.
+
+        Parameters
+        ----------
+        since_bytes
+            How long the log was when it was started: what stands before is
+            an earlier process's.
+        """
         with contextlib.suppress(OSError), self.log.open("rb") as log:
             size_bytes = log.seek(0, os.SEEK_END)
-            log.seek(max(0, size_bytes - 4096))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
+            log.seek(max(since_bytes, size_bytes - _TAIL_BYTES))
+            lines = log.read(_TAIL_BYTES).decode(errors="replace").strip().splitlines()
+            line = lines[-1][:_MAX_WORDS] if lines else ""
+            return "".join(sign if sign.isprintable() else "?" for sign in line)
         return ""
 
 
@@ -130,6 +160,7 @@ async def keep_running(
     loop = asyncio.get_running_loop()
     restarts = Restarts()
     while not stop.is_set():
+        since_bytes = child.logged_bytes()
         process = await child.start()
         try:
             on_start(process.pid)
@@ -138,7 +169,7 @@ async def keep_running(
             await stop_child(process)
         if stop.is_set():
             return
-        words = child.last_words()
+        words = child.last_words(since_bytes)
         if not restarts.allows(loop.time()):
             raise StageError(child.name, f"died too often; its log {child.log} ends: {words}")
         on_death(process.returncode or 0, words)
@@ -173,14 +204,31 @@ async def link_reports(driver: str, job: LinkJob, log: Path) -> AsyncIterator[St
         If it fails: the stage and the message are the driver's own.
     """
     child = Child("link", find_driver(driver).command(job), log)
+    since_bytes = child.logged_bytes()
     process = await child.start(wants_output=True)
     try:
-        if process.stdout is None:
-            raise StageError("link", "its output is not a pipe")
-        async for line in process.stdout:
-            yield StageReport.from_line(line.decode())
+        while line := await _read_line(process):
+            yield StageReport.from_line(line)
         if await process.wait():
-            stage, _, message = child.last_words().partition(": ")
-            raise StageError(stage or "link", message or f"ended with code {process.returncode}")
+            raise _last_error(child.last_words(since_bytes), process.returncode)
     finally:
         await stop_child(process)
+
+
+async def _read_line(process: asyncio.subprocess.Process) -> str:
+    """Return the next line of a child's standard output; nothing at its end."""
+    if process.stdout is None:
+        raise StageError("link", "its output is not a pipe")
+    try:
+        return (await process.stdout.readline()).decode(errors="replace")
+    except ValueError as error:
+        raise StageError("link", "the driver wrote no report: an endless line") from error
+
+
+def _last_error(words: str, code: int | None) -> StageError:
+    """Return what a driver said at its end, ``stage: message``, as an error."""
+    stage, colon, message = words.partition(": ")
+    if colon and _STAGE_NAME.fullmatch(stage):
+        return StageError(stage, message)
+    ended = f"killed by signal {-code}" if code is not None and code < 0 else f"code {code}"
+    return StageError("link", f"the driver ended ({ended}){': ' if words else ''}{words}")

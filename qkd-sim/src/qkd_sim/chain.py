@@ -5,11 +5,11 @@ folders of its own side only, and what the protocol sends to it.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from kme.ids import Epoch
 from kme.units import TICKS_PER_NS
 from qkd_sim import chopper, chopper2, costream, esim, getrate, pfind, splicer
 from qkd_sim.epochsplit import EpochEvents, SplitRules, split_epochs
-from qkd_sim.errors import InputError
+from qkd_sim.errors import InputError, StoppedError
 from qkd_sim.events import read_chunks
 from qkd_sim.packets import Type1, Type2, Type3, Type4
 from qkd_sim.params import Scenario
-from qkd_sim.parties import reconcile
+from qkd_sim.parties import Parties
 from qkd_sim.protocols import BB84
+from qkd_sim.sifted import Summary
+
+_Item = TypeVar("_Item")
 
 NS_PER_EPOCH: Final = 1 << 29
 
@@ -61,8 +64,9 @@ class Side:
 
     def folder(self, name: str) -> Path:
         """Return one of its folders, making it if need be."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.root / name
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         return path
 
 
@@ -126,12 +130,21 @@ class Chain:
         The folders of both sides.
     report
         Told what each stage did.
+    is_stopped
+        Asked every moment whether to break off; stages don't wait for their end.
     """
 
-    def __init__(self, hec: Side, lec: Side, report: Callable[[StageReport], None]) -> None:
+    def __init__(
+        self,
+        hec: Side,
+        lec: Side,
+        report: Callable[[StageReport], None],
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._hec = hec
         self._lec = lec
         self._report = report
+        self._is_stopped = is_stopped
 
     def run(self, stretch: Stretch) -> None:
         """Go from photon pairs to final keys.
@@ -140,6 +153,8 @@ class Chain:
         ------
         StageError
             If a stage cannot do its work: which one, why, and what to try.
+        StoppedError
+            If it was asked to stop.
         """
         self._esim(stretch)
         self._choppers(stretch)
@@ -148,7 +163,8 @@ class Chain:
         blocks = self._costream(offset)
         self._splicer()
         with self._stage("errcd") as facts:
-            facts.update(reconcile(self._hec, self._lec, blocks, stretch.protocol_seed))
+            parties = Parties(self._hec, self._lec, stretch.protocol_seed)
+            facts.update(parties.reconcile(blocks, self._is_stopped))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[dict[str, Fact]]:
@@ -156,20 +172,34 @@ class Chain:
         facts: dict[str, Fact] = {}
         started_s = time.monotonic()
         try:
+            self._look()
             yield facts
-        except StageError:
+        except (StageError, StoppedError):
             raise
-        except (KmeError, OSError) as error:
+        except KmeError as error:
             raise StageError(name, str(error)) from error
+        except OSError as error:
+            raise StageError(name, f"{error.filename or 'file'}: {error.strerror}") from error
         self._report(StageReport(name, time.monotonic() - started_s, facts))
+
+    def _look(self) -> None:
+        """Break off if asked to."""
+        if self._is_stopped():
+            raise StoppedError("stopped in the middle of a stretch; it gives no key")
+
+    def _unless_stopped(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """Pass items on until asked to stop."""
+        for item in items:
+            self._look()
+            yield item
 
     def _esim(self, stretch: Stretch) -> None:
         with self._stage("esim") as facts:
             for side in (self._hec, self._lec):
-                side.root.mkdir(parents=True, exist_ok=True)
+                side.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             chunks = esim.simulate_chunks(stretch.scenario, stretch.start_time_ns, stretch.seed)
             facts["hec_events"], facts["lec_events"] = esim.write_events(
-                chunks, self._hec.events, self._lec.events
+                self._unless_stopped(chunks), self._hec.events, self._lec.events
             )
             facts["simulated_s"] = stretch.scenario.run.duration_s
 
@@ -191,12 +221,12 @@ class Chain:
                 n_epochs += 1
             facts["epochs"] = n_epochs
 
-    @staticmethod
-    def _epochs(side: Side, stretch: Stretch) -> Iterator[EpochEvents]:
+    def _epochs(self, side: Side, stretch: Stretch) -> Iterator[EpochEvents]:
         """Cut one side's raw events into epochs."""
         rules = SplitRules(clock=_TimeOf.stretch(stretch))
         with side.events.open("rb") as stream:
-            yield from split_epochs(read_chunks(stream, side.events), rules, side.events)
+            epochs = split_epochs(read_chunks(stream, side.events), rules, side.events)
+            yield from self._unless_stopped(epochs)
 
     def _getrate(self) -> None:
         with self._stage("getrate") as facts:
@@ -212,7 +242,7 @@ class Chain:
                 facts[f"{name}_rate_hz"] = round(per_window / seconds, 1)
 
     def _common_epochs(self) -> list[Epoch]:
-        """Return the epochs that both sides have packets of, as far as they follow each other."""
+        """Return the epochs that both sides have packets of, in order."""
         names = {path.name for path in self._hec.folder("t1").iterdir()}
         names &= {path.name for path in self._lec.folder("t2").iterdir()}
         epochs = sorted(Epoch.from_file_name(name) for name in names)
@@ -246,9 +276,9 @@ class Chain:
             epochs = self._common_epochs()
             hec = (Type1.read(self._hec.folder("t1") / epoch.file_name) for epoch in epochs)
             lec = (Type2.read(self._lec.folder("t2") / epoch.file_name) for epoch in epochs)
-            summary = costream.Summary()
+            summary = Summary()
             blocks = _Blocks()
-            for sifted in costream.sift(hec, lec, settings):
+            for sifted in self._unless_stopped(costream.sift(hec, lec, settings)):
                 sifted.indices.write(self._hec.folder("t4"))
                 sifted.key.write(self._hec.folder("rawkey"))
                 summary.add(sifted)
@@ -264,7 +294,7 @@ class Chain:
     def _splicer(self) -> None:
         with self._stage("splicer") as facts:
             n_bits = 0
-            for path in sorted(self._hec.folder("t4").iterdir()):
+            for path in self._unless_stopped(sorted(self._hec.folder("t4").iterdir())):
                 results = Type3.read(self._lec.folder("t3") / path.name)
                 spliced = splicer.splice(results, Type4.read(path), BB84)
                 spliced.key.write(self._lec.folder("rawkey"))

@@ -1,6 +1,6 @@
 """errors - what can go wrong in the simulated link, as branches of kme's tree."""
 
-from kme.errors import EpochFileError, InputError, StageError
+from kme.errors import EpochFileError, InputError, KmeError, StageError
 
 __all__ = [
     "BlockRefusedError",
@@ -12,6 +12,7 @@ __all__ = [
     "OffsetNotFoundError",
     "ScenarioError",
     "StageError",
+    "StoppedError",
 ]
 
 
@@ -49,3 +50,9 @@ class KeyLengthError(InputError):
     """A key, a seed or a requested length doesn't fit the others."""
 
     code = "key_length"
+
+
+class StoppedError(KmeError):
+    """Somebody asked the link to stop in the middle of its work."""
+
+    code = "stopped"

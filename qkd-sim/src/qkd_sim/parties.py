@@ -1,19 +1,37 @@
 """parties - errcd at both sides: two processes that share nothing but a socket."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from kme.epochs.qkde import Fact
 from kme.errors import StageError
 from kme.ids import Epoch
+from qkd_sim.errcd.finitekey import Epsilons
+from qkd_sim.errcd.messages import Reason
+from qkd_sim.errors import StoppedError
 
 PARTY_TIMEOUT_S: Final = 600.0
+
+_LOOK_S: Final = 0.05
+_TAIL_BYTES: Final = 4096
+_MAX_WORDS: Final = 500
+
+_ADVICE: Final[Mapping[str, str]] = {
+    Reason.TOO_MANY_ERRORS.text: "somebody listens, or the analysers are out of line: "
+    "try a scenario with higher visibilities and no eavesdropper",
+    Reason.TOO_SHORT.text: "simulate longer, or more pairs, or fewer errors",
+    Reason.KEYS_DIFFER.text: "try again",
+}
 
 
 class PartyFolders(Protocol):
@@ -29,10 +47,41 @@ class PartyFolders(Protocol):
         ...
 
 
-def reconcile(
-    alice: PartyFolders, bob: PartyFolders, blocks: Sequence[tuple[Epoch, int]], seed: int | None
-) -> dict[str, Fact]:
-    """Turn sifted keys into final keys, and return the figures of all blocks together.
+@dataclass(frozen=True, slots=True)
+class _Party:
+    """One party at work.
+
+    Parameters
+    ----------
+    name
+        ``alice`` or ``bob``.
+    process
+        The party; its standard input is a pipe that it watches.
+    log
+        What it says.
+    """
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def error(self) -> str | None:
+        """Return what it said if it ended with an error."""
+        code = self.process.returncode
+        if not code:
+            return None
+        with self.log.open("rb") as log:
+            size_bytes = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size_bytes - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        words = lines[-1].removeprefix("errcd: ")[:_MAX_WORDS] if lines else ended
+        return f"{self.name}: {words}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """The two ends of errcd.
 
     Parameters
     ----------
@@ -40,80 +89,109 @@ def reconcile(
         The side whose key is the reference.
     bob
         The side that corrects.
-    blocks
-        First epoch and number of epochs of each block.
     seed
         Of what both draw; None for real randomness.
-
-    Raises
-    ------
-    StageError
-        If a party ends with an error, or no block gave a key.
     """
-    with tempfile.TemporaryDirectory(prefix="errcd-") as name:
-        figures = Path(name) / "blocks.json"
-        ends = socket.socketpair()
-        offer = [f"--block={epoch}:{n_epochs}" for epoch, n_epochs in blocks]
-        try:
-            parties = {
-                "alice": _start(alice, ends[0], [*offer, f"--json={figures}"], seed),
-                "bob": _start(bob, ends[1], [], seed),
-            }
-        finally:
+
+    alice: PartyFolders
+    bob: PartyFolders
+    seed: int | None
+
+    def reconcile(
+        self, blocks: Sequence[tuple[Epoch, int]], is_stopped: Callable[[], bool] = lambda: False
+    ) -> dict[str, Fact]:
+        """Turn sifted keys into final keys, and return the figures of all blocks together.
+
+        Parameters
+        ----------
+        blocks
+            First epoch and number of epochs of each block.
+        is_stopped
+            Asked every moment whether to break off.
+
+        Raises
+        ------
+        StageError
+            If a party ends with an error, or no block gave a key: why, and what to try.
+        StoppedError
+            If it was asked to stop.
+        """
+        with tempfile.TemporaryDirectory(prefix="errcd-") as name:
+            figures = Path(name) / "blocks.json"
+            orders = [f"--block={epoch}:{n_epochs}" for epoch, n_epochs in blocks]
+            orders.append(f"--json={figures}")
+            with self._at_work(orders, Path(name)) as parties:
+                _await_end(parties, is_stopped)
+                errors = [error for party in parties if (error := party.error())]
+            results = json.loads(figures.read_text()) if figures.exists() else []
+        if results and not any(result["final_bits"] for result in results):
+            raise StageError("errcd", _refusal(results))
+        if errors:
+            raise StageError("errcd", "; ".join(errors))
+        return _together(results)
+
+    @contextmanager
+    def _at_work(self, orders: Sequence[str], logs: Path) -> Iterator[list[_Party]]:
+        """Have both parties at work while the context lasts."""
+        with ExitStack() as stack:
+            ends = socket.socketpair()
             # Each party holds its own end alone, so that it sees when the other is gone.
-            for end in ends:
-                end.close()
-        errors = {name: _wait(party) for name, party in parties.items()}
-        results = json.loads(figures.read_text()) if figures.exists() else []
-    failed = [f"{name}: {error}" for name, error in errors.items() if error]
-    if failed:
-        raise StageError("errcd", "; ".join(failed) + _advice(results))
-    return _together(results)
+            with ends[0], ends[1]:
+                parties = [
+                    self._start(stack, "alice", ends[0].fileno(), logs, orders),
+                    self._start(stack, "bob", ends[1].fileno(), logs, []),
+                ]
+            yield parties
+
+    def _start(
+        self, stack: ExitStack, name: str, end: int, logs: Path, orders: Sequence[str]
+    ) -> _Party:
+        """Start one party, which ends with the stack."""
+        folders = self.alice if name == "alice" else self.bob
+        folders.final.mkdir(mode=0o700, parents=True, exist_ok=True)
+        notices = folders.folder("errcd") / "notify.log"
+        command = [sys.executable, "-m", "qkd_sim.programs.party", "--fd", str(end)]
+        command += ["-d", str(folders.folder("rawkey")), "-f", str(folders.final)]
+        command += ["-V", "5", "-l", str(notices), *orders]
+        if self.seed is not None:
+            command += ["--seed", str(self.seed)]
+        path = logs / name
+        with path.open("wb") as log:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command, pass_fds=[end], stdin=subprocess.PIPE, stdout=log, stderr=log
+                )
+            )
+        stack.callback(process.kill)
+        return _Party(name, process, path)
 
 
-def _start(
-    folders: PartyFolders, end: socket.socket, orders: Sequence[str], seed: int | None
-) -> subprocess.Popen[str]:
-    """Start one party."""
-    folders.final.mkdir(parents=True, exist_ok=True)
-    notices = folders.folder("errcd") / "notify.log"
-    command = [sys.executable, "-m", "qkd_sim.programs.errcd", "--fd", str(end.fileno())]
-    command += ["-d", str(folders.folder("rawkey")), "-f", str(folders.final)]
-    command += ["-V", "5", "-l", str(notices), *orders]
-    if seed is not None:
-        command += ["--seed", str(seed)]
-    return subprocess.Popen(
-        command,
-        pass_fds=[end.fileno()],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _await_end(parties: Sequence[_Party], is_stopped: Callable[[], bool]) -> None:
+    """Wait until both parties have ended."""
+    deadline_s = time.monotonic() + PARTY_TIMEOUT_S
+    while any(party.process.poll() is None for party in parties):
+        if is_stopped():
+            raise StoppedError("stopped in the middle of errcd; this stretch gives no key")
+        if time.monotonic() > deadline_s:
+            raise StageError("errcd", f"a party did not end within {PARTY_TIMEOUT_S:.0f} s")
+        time.sleep(_LOOK_S)
 
 
-def _wait(party: subprocess.Popen[str]) -> str | None:
-    """Wait for a party's end; return what it said if that was an error."""
-    try:
-        _, said = party.communicate(timeout=PARTY_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        party.kill()
-        party.communicate()
-        return f"did not end within {PARTY_TIMEOUT_S:.0f} s"
-    if not party.returncode:
-        return None
-    lines = said.strip().splitlines()
-    return lines[-1].removeprefix("errcd: ") if lines else f"exit code {party.returncode}"
-
-
-def _advice(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return what was refused and why, for the end of an error."""
-    reasons = {str(result["refused"]) for result in results if "refused" in result}
-    return f" ({'; '.join(sorted(reasons))})" if reasons else ""
+def _refusal(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return why no block gave a key, and what to try."""
+    reasons = sorted({str(result.get("refused")) for result in results})
+    qbers = [result["qber"] for result in results if result.get("qber") is not None]
+    sifted_bits = sum(result.get("sifted_bits") or 0 for result in results)
+    shown = f" (QBER {max(qbers):.1%}, {sifted_bits} sifted bits)" if qbers else ""
+    advice = "; ".join(_ADVICE[reason] for reason in reasons if reason in _ADVICE)
+    return f"no block gave a key: {'; '.join(reasons)}{shown}{': ' if advice else ''}{advice}"
 
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Fact]:
     """Return the figures of all blocks that gave a key together."""
     made = [result for result in results if result["final_bits"]]
+    if not made:
+        raise StageError("errcd", "there was no block of sifted key; simulate longer")
     sample_bits = sum(result["sample_bits"] for result in made)
     limit = sum(
         result["disclosed_bits"] / result["efficiency"] for result in made if result["efficiency"]
@@ -130,4 +208,5 @@ def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Fact]:
         "verification_bits": sum(result["verification_bits"] for result in made),
         "efficiency": round(disclosed_bits / limit, 5) if limit else None,
         "final_bits": sum(result["final_bits"] for result in made),
+        "epsilon": len(made) * Epsilons().total,
     }

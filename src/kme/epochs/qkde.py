@@ -3,7 +3,8 @@
 A driver is found by its entry point (group ``kme.qkde``). It runs as a process
 of its own, which leaves final key files in one folder per KME and writes one
 JSON object per line on its standard output for each stage that it finished.
-What goes wrong stands on its standard error in one line, ``stage: message``.
+What goes wrong stands on its standard error, the last line of which is
+``stage: message``. It stops on SIGTERM, and when its standard input ends.
 """
 
 import json
@@ -83,8 +84,11 @@ class StageReport:
         """
         try:
             fields = json.loads(line)
-            return cls(str(fields["stage"]), float(fields["duration_s"]), dict(fields["facts"]))
-        except (ValueError, KeyError, TypeError) as error:
+            facts = dict(fields["facts"])
+            if not all(isinstance(value, Fact) for value in facts.values()):
+                raise TypeError("a fact is a number, a text, a truth value or null")
+            return cls(str(fields["stage"]), float(fields["duration_s"]), facts)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StageError("link", f"the driver wrote no report: {line[:80]!r}") from error
 
 
@@ -102,11 +106,15 @@ def find_driver(name: str) -> QkdeDriver:
     Raises
     ------
     SettingsError
-        If no installed distribution offers one.
+        If no installed distribution offers one, or it cannot be loaded.
     """
     found = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not found:
         known = ", ".join(sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
         raise SettingsError(f"no QKD driver is called {name!r}; installed: {known or 'none'}")
-    driver: QkdeDriver = next(iter(found)).load()()
+    entry = next(iter(found))
+    try:
+        driver: QkdeDriver = entry.load()()
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"the QKD driver {name!r} cannot be loaded: {error}") from error
     return driver

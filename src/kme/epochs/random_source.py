@@ -5,8 +5,8 @@ folders on one host.
 """
 
 import argparse
+import os
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kme.epochs.files import write_whole
+from kme.epochs.driver import stop_event
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
 from kme.epochs.qkde import Fact, LinkJob, StageReport
+from kme.epochs.used import UsedEpochs
 from kme.errors import KmeError, SettingsError
 from kme.ids import Epoch
 from kme.secret import Secret
@@ -44,8 +45,8 @@ class RandomDriver:
         if job.seed is not None:
             raise SettingsError("the random source takes no seed")
         arguments = [sys.executable, "-m", "kme.epochs.random_source", "--work", str(job.work)]
-        arguments += [str(folder) for folder in job.final_keys]
-        return [*arguments, *(["--continuous"] if job.is_continuous else [])]
+        arguments += ["--stop-with-input", *(["--continuous"] if job.is_continuous else [])]
+        return [*arguments, *(str(folder) for folder in job.final_keys)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,7 @@ class RandomSource:
 
     def feed(self) -> Epoch:
         """Write one final key file into each folder and return its epoch."""
-        epoch = self._next_epoch()
-        # Durable before any file of that epoch: a crash leaves a gap, never an epoch twice.
-        write_whole(self.state, f"{epoch}\n".encode())
+        epoch = UsedEpochs(self.state).take(time.time())
         key = Secret(secrets.token_bytes(FILE_BYTES))
         for folder in self.final_keys:
             write_final_key(folder, FinalKeyFile(epoch, 1, FILE_BYTES * 8, key))
@@ -78,51 +77,62 @@ class RandomSource:
         waiting = max(sum(1 for _ in folder.glob("????????")) for folder in self.final_keys)
         return waiting >= MAX_WAITING_FILES
 
-    def _next_epoch(self) -> Epoch:
-        now = Epoch.at_time(time.time())
-        try:
-            last = Epoch.from_file_name(self.state.read_text().strip())
-        except FileNotFoundError:
-            return now
-        return max(now, Epoch(last.number + 1))
-
-
-def _run(arguments: argparse.Namespace, stop: threading.Event) -> None:
-    source = RandomSource(tuple(arguments.final_keys), arguments.work / _STATE_FILE)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    while not stop.is_set():
-        if not source.is_full():
-            started_s = time.monotonic()
-            epoch = source.feed()
-            facts: dict[str, Fact] = {
-                "epoch": str(epoch),
-                "final_bits": FILE_BYTES * 8,
-                "is_quantum": False,
-            }
-            sys.stdout.write(
-                StageReport("random", time.monotonic() - started_s, facts).to_line() + "\n"
-            )
-            sys.stdout.flush()
-            if not arguments.continuous:
-                return
-        stop.wait(EPOCH_SECONDS)
-
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Feed two folders until a signal asks to stop, or once."""
-    parser = argparse.ArgumentParser(prog="random_source", description=__doc__)
-    parser.add_argument("final_keys", nargs=2, type=Path, help="folders of the two KMEs")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the source's state")
-    parser.add_argument("--continuous", action="store_true", help="go on until a signal")
-    arguments = parser.parse_args(argv)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    """Feed two folders until asked to stop, or once."""
+    arguments = _parser().parse_args(argv)
+    stop = stop_event(stops_with_input=arguments.stop_with_input)
     try:
         _run(arguments, stop)
     except KmeError as error:
         sys.stderr.write(f"random: {error}\n")
         raise SystemExit(1) from error
+    except BrokenPipeError:
+        # Nobody reads the reports any more; nothing may be flushed there again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        sys.stderr.write(f"random: {error.filename or 'file'}: {error.strerror}\n")
+        raise SystemExit(1) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="random_source", description=__doc__)
+    parser.add_argument("final_keys", nargs=2, type=Path, help="folders of the two KMEs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the source's state")
+    parser.add_argument("--continuous", action="store_true", help="go on until asked to stop")
+    parser.add_argument(
+        "--stop-with-input", action="store_true", help="stop when standard input ends"
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace, stop: threading.Event) -> None:
+    one, other = arguments.final_keys
+    state = arguments.work / _STATE_FILE
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    source = RandomSource((one, other), state)
+    with UsedEpochs(state).alone():
+        while not stop.is_set():
+            if not source.is_full():
+                _feed(source)
+                if not arguments.continuous:
+                    return
+            stop.wait(EPOCH_SECONDS)
+
+
+def _feed(source: RandomSource) -> None:
+    """Feed once and report it."""
+    started_s = time.monotonic()
+    epoch = source.feed()
+    facts: dict[str, Fact] = {
+        "epoch": str(epoch),
+        "final_bits": FILE_BYTES * 8,
+        "is_quantum": False,
+    }
+    report = StageReport("random", time.monotonic() - started_s, facts)
+    sys.stdout.write(report.to_line() + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

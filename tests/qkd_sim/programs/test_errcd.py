@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -112,19 +113,21 @@ def test_commands_come_over_a_fifo_to_either_side(sides: tuple[Path, Path], tmp_
     for path in pipes.values():
         os.mkfifo(path)
     there, back = str(pipes["there"]), str(pipes["back"])
+    notes = [side / "notify" for side in sides]
+    channels = (["-s", there, "-r", back, "-k"], ["-s", back, "-r", there])
     programs = [
-        start(*folders(sides[0]), "-s", there, "-r", back, "-c", str(pipes["hec-commands"]), "-k"),
-        start(*folders(sides[1]), "-s", back, "-r", there, "-c", str(pipes["lec-commands"])),
+        start(*folders(side), *channel, "-c", str(pipes[commands]), "-l", str(note))
+        for side, channel, commands, note in zip(sides, channels, names[2:], notes, strict=True)
     ]
     try:
-        for pipe, command, name in (
+        for commands, command, name in (
             ("hec-commands", "4f87 4\n", "00004f87"),
             ("lec-commands", "4f8b 4 0.03\n", "00004f8b"),
         ):
-            with pipes[pipe].open("w") as writer:
+            with pipes[commands].open("w") as writer:
                 writer.write(command)
-            for side in sides:
-                wait_for(side / "final" / name, programs)
+            for note in notes:
+                wait_for(note, name, programs)
     finally:
         for program in programs:
             program.send_signal(signal.SIGTERM)
@@ -134,17 +137,16 @@ def test_commands_come_over_a_fifo_to_either_side(sides: tuple[Path, Path], tmp_
     assert len(list((sides[1] / "raw").iterdir())) == 8
 
 
-def wait_for(path: Path, programs: list[subprocess.Popen[str]]) -> None:
+def wait_for(note: Path, name: str, programs: list[subprocess.Popen[str]]) -> None:
+    """Wait until a block is told of, the last thing that is done with it."""
     for _ in range(600):
-        if path.exists():
+        if note.exists() and name in note.read_text():
             return
         for program in programs:
             assert program.poll() is None, finish(*programs)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             programs[0].wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-    pytest.fail(f"{path.name} did not come")
+    pytest.fail(f"{name} did not come")
 
 
 def test_a_run_without_any_key_fails_on_both_sides(sides: tuple[Path, Path]) -> None:

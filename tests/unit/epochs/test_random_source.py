@@ -73,7 +73,9 @@ def test_the_program_says_in_one_line_what_is_wrong(
 def test_the_continuous_program_goes_on_until_it_is_told_to_stop(source: RandomSource) -> None:
     work = source.state.parent / "work"
     job = LinkJob(source.final_keys, work, is_continuous=True)
-    with subprocess.Popen(RandomDriver().command(job), stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        RandomDriver().command(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         epochs = {StageReport.from_line(child.stdout.readline().decode()).facts["epoch"]
                   for _ in range(2)}  # fmt: skip

@@ -1,0 +1,43 @@
+"""driver - a driver's process: asked to stop by a signal, or by the end of its input."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def stop_event(*, stops_with_input: bool) -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set.
+
+    Parameters
+    ----------
+    stops_with_input
+        Whether the end of standard input sets it too: a parent that holds the
+        other end of that pipe takes its children with it, however it dies.
+    """
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, ask)
+    if stops_with_input:
+        when_input_ends(stop.set)
+    return stop
+
+
+def when_input_ends(act: Callable[[], object]) -> None:
+    """Call `act` from a thread of its own when standard input comes to its end."""
+
+    def look() -> None:
+        # Not through sys.stdin, whose lock a waiting thread would hold until the process ends.
+        while os.read(0, 4096):
+            pass
+        act()
+
+    threading.Thread(target=look, name="input", daemon=True).start()
