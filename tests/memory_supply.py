@@ -82,9 +82,7 @@ class MemorySupply:
             raise OutOfKeysError("too few keys are in stock")
         return [self._link.cut(master, slave, n_bytes) for _ in range(n_keys)]
 
-    async def keys_by_id(
-        self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]
-    ) -> list[Key]:
+    async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
         self._check_homes(caller, master)
         if len(set(key_ids)) != len(key_ids):
             raise RequestError("a key_ID is listed twice")

@@ -243,9 +243,6 @@ class CrashingStore:
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
         await self._call(lambda: self.inner.raise_floors(peer, allocate, draw))
 
-    async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
-        await self._call(lambda: self.inner.raise_floors(peer, allocate, draw))
-
     async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
         return await self._call(lambda: self.inner.block(peer, number))
 

@@ -23,7 +23,11 @@ app = typer.Typer(
 )
 
 DEFAULT_BASE_PORT: Final = 14014
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
+LogLevelOption = Annotated[
+    str, typer.Option(help=f"Level of the KMEs' logs: {', '.join(LOG_LEVELS)}.")
+]
 ScenarioOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads this form on every Python we support
     typer.Option(help="Scenario of the simulated link, TOML; the lab scenario if not given."),
@@ -68,15 +72,14 @@ def demo(
     show_key: Annotated[
         bool, typer.Option("--show-key", help="Show the key itself in the summary.")
     ] = False,
-    log_level: Annotated[
-        str, typer.Option(help="Level of the KMEs' logs: DEBUG, INFO, WARNING or ERROR.")
-    ] = "INFO",
+    log_level: LogLevelOption = "INFO",
 ) -> None:
     """Do the main job once, without Docker: photons to one key in two SAEs' hands."""
     from kme.demo import DemoJob, run_demo, show_summary  # noqa: PLC0415 - other commands start faster
 
     console = Console(stderr=as_json)
-    summary = run_demo(DemoJob(scenario, seed, out, log_level), console)
+    job = DemoJob(_scenario(scenario), seed, out, _log_level(log_level))
+    summary = run_demo(job, console)
     show_summary(summary, console, with_key=show_key)
     if as_json:
         figures = summary.figures()
@@ -113,9 +116,7 @@ def serve(  # noqa: PLR0913
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Written when keys can be drawn."),
     ] = None,
-    log_level: Annotated[
-        str, typer.Option(help="Level of the KMEs' logs: DEBUG, INFO, WARNING or ERROR.")
-    ] = "INFO",
+    log_level: LogLevelOption = "INFO",
 ) -> None:
     """Run two KMEs and the link between them until Ctrl-C; print how to fetch a key."""
     from kme.pair import DEFAULT_SAES, PairPlan, ports_from  # noqa: PLC0415
@@ -131,9 +132,9 @@ def serve(  # noqa: PLR0913
         ports_from(base_port),
         _saes(sae) if sae else DEFAULT_SAES,
         *source_of(driver),
-        {"log": {"level": log_level}},
+        {"log": {"level": _log_level(log_level)}},
     )
-    job = ServeJob(plan, driver, scenario, ready_file)
+    job = ServeJob(plan, driver, _scenario(scenario), ready_file)
     console = Console()
     run_process(lambda stop: serve_pair(job, console, stop))
 
@@ -205,6 +206,20 @@ def status(
     asyncio.run(show_status(directory, Console()))
 
 
+def _log_level(text: str) -> str:
+    """Check a level before processes are started with it."""
+    if text not in LOG_LEVELS:
+        raise SettingsError(f"--log-level {text}: must be one of {', '.join(LOG_LEVELS)}")
+    return text
+
+
+def _scenario(path: Path | None) -> Path | None:
+    """Check that the link's process will find its scenario."""
+    if path is not None and not path.is_file():
+        raise SettingsError(f"--scenario {path}: is no file")
+    return path
+
+
 def _saes(texts: list[str]) -> dict[SaeId, KmeId]:
     """Read ``NAME@KME`` as often as it was given."""
     from kme.pair import KME_IDS  # noqa: PLC0415
@@ -231,6 +246,14 @@ def main() -> NoReturn:
     try:
         app()
     except KmeError as error:
-        sys.stderr.write(f"kme: {error}\n")
-        raise SystemExit(1) from None
+        _end(str(error))
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        _end(f"{what}{error.strerror or error}")
     raise SystemExit(0)
+
+
+def _end(why: str) -> NoReturn:
+    """End with one line, also if a name in it has several."""
+    sys.stderr.write(f"kme: {' '.join(why.splitlines())}\n")
+    raise SystemExit(1) from None

@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -181,6 +181,8 @@ def lay_out(plan: PairPlan) -> Pair:
     SettingsError
         If the folder cannot be made.
     """
+    # Programs that read pair.json may run in another folder.
+    plan = replace(plan, directory=plan.directory.absolute())
     places = tuple(
         KmePlace(kme, plan.ports[2 * i], plan.ports[2 * i + 1], plan.directory / kme)
         for i, kme in enumerate(KME_IDS)

@@ -116,7 +116,9 @@ class MutualTlsServer:
             timeout_keep_alive=self._limits.idle_s,
         )
         self._state = ServerState()
+        self._listening: socket.socket | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._n_connections = 0
         self._loops: list[asyncio.Task[None]] = []
 
     @property
@@ -132,9 +134,9 @@ class MutualTlsServer:
         SettingsError
             If the address cannot be bound.
         """
-        if self._loops:
+        if self._listening is not None:
             return
-        listening = self._bind()
+        self._listening = listening = self._bind()
         self._port = listening.getsockname()[1]
         if not self._config.loaded:
             self._config.load()
@@ -160,10 +162,11 @@ class MutualTlsServer:
 
     async def stop(self) -> None:
         """Take no more connections, let answers under way finish, and close all."""
-        if not self._loops:
+        if self._listening is None:
             return
-        loops, self._loops = self._loops, []
-        await _cancel_all(loops)
+        await _cancel_all(self._loops)
+        self._listening.close()
+        self._listening = None
         await _cancel_all(list(self._handshakes))
         connections = self._connections()
         for connection in connections:
@@ -175,39 +178,49 @@ class MutualTlsServer:
 
     async def _keep_accepting(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listening:
-            while True:
-                try:
-                    accepted, client = await loop.sock_accept(listening)
-                except OSError as error:
-                    # No file descriptors left, or the client is gone already.
-                    _logger.warning("connection not accepted", extra={"reason": str(error)})
-                    await asyncio.sleep(_ACCEPT_AGAIN_S)
-                    continue
-                n_connections = len(self._state.connections) + len(self._handshakes)
-                if n_connections >= self._limits.n_connections:
-                    _logger.info("connection refused, there are too many", extra={"client": client})
-                    accepted.close()
-                    continue
-                task = asyncio.create_task(self._secure(accepted, client))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
+        while True:
+            try:
+                accepted, client = await loop.sock_accept(listening)
+            except OSError as error:
+                # No file descriptors left, or the client is gone already.
+                _logger.warning("connection not accepted", extra={"reason": str(error)})
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+                continue
+            if self._n_connections >= self._limits.n_connections:
+                _logger.info("connection refused, there are too many", extra={"client": client})
+                accepted.close()
+                continue
+            self._n_connections += 1
+            task = asyncio.create_task(self._secure(accepted, client))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
 
     async def _secure(self, accepted: socket.socket, client: object) -> None:
         """Go through the TLS handshake, and no further if that fails."""
+        protocol = _HttpProtocol(self._config, self._state, self._limits)
+        is_secured = False
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: _HttpProtocol(self._config, self._state, self._limits),
+                lambda: protocol,
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self._limits.handshake_s,
                 ssl_shutdown_timeout=self._limits.shutdown_s,
             )
+            is_secured = True
         except ssl.SSLError as error:
             reason = explain(error)
             _logger.info("handshake refused", extra={"client": client, "reason": reason})
         except OSError as error:
             _logger.info("handshake not finished", extra={"client": client, "reason": str(error)})
+        finally:
+            if is_secured:
+                protocol.closed.add_done_callback(self._forget_connection)
+            else:
+                self._forget_connection()
+
+    def _forget_connection(self, _: object = None) -> None:
+        self._n_connections -= 1
 
     def _bind(self) -> socket.socket:
         try:
@@ -282,7 +295,7 @@ class _HttpProtocol(HttpToolsProtocol):
         """Cut the connection if a request or an answer takes too long."""
         if self._waits_for_client:
             limit_s = self._limits.request_s
-        elif not self.cycle.response_complete:
+        elif not self.cycle.response_complete or self.transport.get_write_buffer_size():
             limit_s = self._limits.answer_s
         else:
             return  # idle: uvicorn's keep-alive timer runs

@@ -1,9 +1,11 @@
 """status - what each couple of SAEs of a running pair could be given now, as a table."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -52,8 +54,8 @@ class PairDescription:
             kmes = {KmeId(kme["id"]): kme for kme in fields["kmes"]}
             saes = {SaeId(sae["id"]): sae for sae in fields["saes"]}
             return cls(
-                {name: kme["sae_url"] for name, kme in kmes.items()},
-                {name: KmeId(sae["kme"]) for name, sae in saes.items()},
+                {name: _url(kme["sae_url"]) for name, kme in kmes.items()},
+                {name: _known(KmeId(sae["kme"]), kmes) for name, sae in saes.items()},
                 {
                     name: CredentialFiles(Path(sae["cert"]), Path(sae["key"]))
                     for name, sae in saes.items()
@@ -64,8 +66,10 @@ class PairDescription:
             raise SettingsError(
                 f"{path}: cannot be read: {error.strerror}; does `kme serve` run there?"
             ) from error
-        except (ValueError, KeyError, TypeError, KmeError) as error:
-            raise SettingsError(f"{path}: is no description of a pair") from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, KmeError) as error:
+            raise SettingsError(
+                f"{path}: is no description of a pair; `kme serve` writes a new one"
+            ) from error
 
     def couples(self) -> list[tuple[SaeId, SaeId]]:
         """Return all master and slave SAEs that live at different KMEs."""
@@ -75,6 +79,21 @@ class PairDescription:
             for slave in self.homes
             if self.homes[master] != self.homes[slave]
         ]
+
+
+def _url(text: str) -> str:
+    """Return an address that a client can be opened to."""
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.port is None:
+        raise ValueError("is no address of a KME")
+    return text
+
+
+def _known(home: KmeId, kmes: Mapping[KmeId, object]) -> KmeId:
+    """Return the home of an SAE, which must be described too."""
+    if home not in kmes:
+        raise ValueError("an SAE lives at a KME that is not described")
+    return home
 
 
 async def show_status(directory: Path, console: Console) -> None:

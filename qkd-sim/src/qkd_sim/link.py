@@ -14,7 +14,8 @@ class SimulatedLink:
     def command(self, job: LinkJob) -> list[str]:
         """Return the command line of ``qkd-sim run``."""
         hec, lec = job.final_keys
-        arguments = [sys.executable, "-m", "qkd_sim", "run", "--reports", "--work", str(job.work)]
+        arguments = [sys.executable, "-m", "qkd_sim", "run", "--reports", "--stop-with-input"]
+        arguments += ["--work", str(job.work)]
         arguments += ["--hec-final", str(hec), "--lec-final", str(lec)]
         if job.scenario is not None:
             arguments += ["--scenario", str(job.scenario)]

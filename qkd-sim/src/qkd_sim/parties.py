@@ -159,7 +159,13 @@ class Parties:
         with path.open("wb") as log:
             process = stack.enter_context(
                 subprocess.Popen(
-                    command, pass_fds=[end], stdin=subprocess.PIPE, stdout=log, stderr=log
+                    command,
+                    pass_fds=[end],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    # Ctrl-C reaches this process alone, which then ends its parties.
+                    start_new_session=True,
                 )
             )
         stack.callback(process.kill)
@@ -184,7 +190,7 @@ def _refusal(results: Sequence[Mapping[str, Any]]) -> str:
     sifted_bits = sum(result.get("sifted_bits") or 0 for result in results)
     shown = f" (QBER {max(qbers):.1%}, {sifted_bits} sifted bits)" if qbers else ""
     advice = "; ".join(_ADVICE[reason] for reason in reasons if reason in _ADVICE)
-    return f"no block gave a key: {'; '.join(reasons)}{shown}{': ' if advice else ''}{advice}"
+    return f"no block gave a key: {'; '.join(reasons)}{shown}{'; ' if advice else ''}{advice}"
 
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Fact]:

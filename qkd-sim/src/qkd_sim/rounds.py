@@ -1,4 +1,4 @@
-"""rounds - a link that runs on: stretch after stretch, in step with the clock on the wall.
+"""rounds - a link that runs on: stretch after stretch, as fast as time goes.
 
 No epoch is used twice, also not after a crash or with a clock that went back:
 the last epoch of a stretch is written down before the stretch begins.
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from kme.clock import Clock
-from kme.epochs.files import write_whole
 from kme.epochs.qkde import StageReport
+from kme.epochs.used import UsedEpochs
 from kme.errors import StageError
 from kme.ids import Epoch
 from kme.units import EPOCH_SECONDS
 from qkd_sim.chain import Chain, Side, Stretch, whole_epochs
+from qkd_sim.errors import InputError, StoppedError
 from qkd_sim.params import Scenario
 
 MAX_WAITING_FILES: Final = 64
@@ -39,7 +40,8 @@ class Rounds:
     final
         Where final keys go: the high-count side's folder, then the other's.
     clock
-        The wall's.
+        Names epochs by the wall's time, and paces stretches by the time that
+        never runs back: a clock that was put right doesn't halt the link.
     """
 
     def __init__(
@@ -49,55 +51,79 @@ class Rounds:
         self._work = work
         self._final = final
         self._clock = clock
+        self._used = UsedEpochs(work / _STATE_FILE)
 
     def run(self, report: Callable[[StageReport], None], stop: threading.Event) -> None:
-        """Go on until `stop`.
+        """Go on until `stop`, which is looked at within a stretch too.
 
         Raises
         ------
         StageError
-            If a stage fails otherwise than that a block was refused.
+            If a stage fails; also if a stretch gave no key at all.
+        InputError
+            If another link runs in the same folder, or it cannot be used.
         """
-        while not stop.is_set():
-            if self._is_full():
-                stop.wait(_LONGEST_LOOK_S)
-                continue
-            start = self.next_start()
-            self._one(start, report)
-            self._wait_until(start.number + whole_epochs(self._scenario), stop)
+        with self._used.alone():
+            self._forget_stretch()
+            while not stop.is_set():
+                if self._is_full():
+                    stop.wait(_LONGEST_LOOK_S)
+                    continue
+                started_s = self._clock.monotonic_s()
+                try:
+                    self._one(report, stop)
+                except StoppedError:
+                    return
+                lasts_s = whole_epochs(self._scenario) * EPOCH_SECONDS
+                self._wait_until(started_s + lasts_s, stop)
 
     def next_start(self) -> Epoch:
-        """Return the epoch with which the next stretch begins, and use it and its followers up."""
-        state = self._work / _STATE_FILE
-        start = Epoch.at_time(self._clock.now_s())
-        if state.exists():
-            start = max(start, Epoch(Epoch.from_file_name(state.read_text().strip()).number + 1))
-        last = Epoch(start.number + whole_epochs(self._scenario) - 1)
-        write_whole(state, f"{last}\n".encode())
-        return start
+        """Return the epoch with which the next stretch begins, and use it and its followers up.
 
-    def _one(self, start: Epoch, report: Callable[[StageReport], None]) -> None:
+        Raises
+        ------
+        InputError
+            If what was used cannot be read or written.
+        """
+        return self._used.take(self._clock.now_s(), whole_epochs(self._scenario))
+
+    def _one(self, report: Callable[[StageReport], None], stop: threading.Event) -> None:
         """Do one stretch in a folder that goes afterwards: its sifted keys are secrets too."""
-        folder = self._work / "stretch"
-        shutil.rmtree(folder, ignore_errors=True)
+        stretch = Stretch(self._scenario, self.next_start(), secrets.randbits(63))
         hec, lec = (
-            Side(folder / name, final)
+            Side(self._stretch_folder / name, final)
             for name, final in zip(("hec", "lec"), self._final, strict=True)
         )
         try:
-            Chain(hec, lec, report).run(Stretch(self._scenario, start, secrets.randbits(63)))
+            Chain(hec, lec, report, stop.is_set).run(stretch)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._forget_stretch()
+
+    @property
+    def _stretch_folder(self) -> Path:
+        return self._work / "stretch"
+
+    def _forget_stretch(self) -> None:
+        """Remove the files of a stretch, also those that a crash left behind."""
+        try:
+            shutil.rmtree(self._stretch_folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or self._stretch_folder}: cannot be removed: {error.strerror}; "
+                "sifted keys lie there"
+            ) from error
 
     def _is_full(self) -> bool:
         """Whether a side's final keys pile up."""
         waiting = (sum(1 for _ in folder.glob("????????")) for folder in self._final)
         return max(waiting) >= MAX_WAITING_FILES
 
-    def _wait_until(self, epoch_number: int, stop: threading.Event) -> None:
-        """Wait until the clock on the wall has come to an epoch."""
+    def _wait_until(self, monotonic_s: float, stop: threading.Event) -> None:
+        """Wait until so much time is over."""
         while not stop.is_set():
-            left_s = epoch_number * EPOCH_SECONDS - self._clock.now_s()
+            left_s = monotonic_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return
             stop.wait(min(left_s, _LONGEST_LOOK_S))

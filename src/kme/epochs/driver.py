@@ -1,17 +1,19 @@
 """driver - a driver's process: asked to stop by a signal, or by the end of its input."""
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-def stop_event(*, stops_with_input: bool) -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set.
+@contextlib.contextmanager
+def stop_asked(*, stops_with_input: bool) -> Iterator[threading.Event]:
+    """Return an event that SIGINT and SIGTERM set while the context lasts.
 
     Parameters
     ----------
@@ -24,11 +26,14 @@ def stop_event(*, stops_with_input: bool) -> threading.Event:
     def ask(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    for number in _STOP_SIGNALS:
-        signal.signal(number, ask)
+    before = {number: signal.signal(number, ask) for number in _STOP_SIGNALS}
     if stops_with_input:
         when_input_ends(stop.set)
-    return stop
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def when_input_ends(act: Callable[[], object]) -> None:

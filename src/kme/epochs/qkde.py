@@ -84,12 +84,23 @@ class StageReport:
         """
         try:
             fields = json.loads(line)
-            facts = dict(fields["facts"])
-            if not all(isinstance(value, Fact) for value in facts.values()):
-                raise TypeError("a fact is a number, a text, a truth value or null")
+            facts = {str(name): _fact(value) for name, value in dict(fields["facts"]).items()}
             return cls(str(fields["stage"]), float(fields["duration_s"]), facts)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StageError("link", f"the driver wrote no report: {line[:80]!r}") from error
+
+
+def _fact(value: object) -> Fact:
+    """Return a figure as it came.
+
+    Raises
+    ------
+    TypeError
+        If it is a list or an object.
+    """
+    if not isinstance(value, Fact):
+        raise TypeError("a fact is a number, a text, a truth value or null")
+    return value
 
 
 class QkdeDriver(Protocol):

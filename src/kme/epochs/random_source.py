@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kme.epochs.driver import stop_event
+from kme.epochs.driver import stop_asked
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
 from kme.epochs.qkde import Fact, LinkJob, StageReport
 from kme.epochs.used import UsedEpochs
@@ -81,9 +81,9 @@ class RandomSource:
 def main(argv: Sequence[str] | None = None) -> None:
     """Feed two folders until asked to stop, or once."""
     arguments = _parser().parse_args(argv)
-    stop = stop_event(stops_with_input=arguments.stop_with_input)
     try:
-        _run(arguments, stop)
+        with stop_asked(stops_with_input=arguments.stop_with_input) as stop:
+            _run(arguments, stop)
     except KmeError as error:
         sys.stderr.write(f"random: {error}\n")
         raise SystemExit(1) from error

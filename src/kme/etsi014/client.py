@@ -209,6 +209,11 @@ def _transport_error(url: httpx.URL, error: httpx.TransportError) -> KmeError:
         if isinstance(cause, ssl.SSLError):
             return HandshakeError(f"{url}: no TLS connection: {explain(cause)}")
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        return UnavailableError(
+            f"{url}: the connection was closed without an answer; perhaps this certificate is "
+            "not accepted there: see the KME's log"
+        )
     return UnavailableError(f"{url}: the KME does not answer: {str(error) or type(error).__name__}")
 
 

@@ -1,10 +1,11 @@
 """kme.epochs.qkde: drivers are found by name, and report in lines."""
 
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
-from kme.epochs.qkde import LinkJob, StageReport, find_driver
+from kme.epochs.qkde import ENTRY_POINT_GROUP, LinkJob, StageReport, find_driver
 from kme.errors import SettingsError, StageError
 
 
@@ -14,7 +15,20 @@ def test_a_report_reads_back_as_it_was_written() -> None:
     assert "\n" not in report.to_line()
 
 
-@pytest.mark.parametrize("line", ["", "{}", "[1]", '{"stage": "x", "duration_s": "y"}', "null"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"stage": "x", "duration_s": "y"}',
+        "null",
+        '{"stage": "x", "duration_s": 1, "facts": {"bits": [1]}}',
+        '{"stage": "x", "duration_s": 1, "facts": 1}',
+        '{"stage": "x", "duration_s": 1' + 400 * "0" + ', "facts": {}}',
+        50_000 * "[",
+    ],
+)
 def test_what_is_no_report_is_said_to_be_none(line: str) -> None:
     with pytest.raises(StageError, match=r"link: the driver wrote no report"):
         StageReport.from_line(line)
@@ -29,3 +43,10 @@ def test_installed_drivers_are_found_and_say_what_to_run(name: str, tmp_path: Pa
 def test_an_unknown_driver_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"no QKD driver is called 'laser'; installed: .*sim"):
         find_driver("laser")
+
+
+def test_a_driver_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("broken", "kme.epochs.qkde:NoSuchDriver", ENTRY_POINT_GROUP)
+    monkeypatch.setattr("kme.epochs.qkde.entry_points", lambda **_: EntryPoints([broken]))
+    with pytest.raises(SettingsError, match=r"the QKD driver 'broken' cannot be loaded: .*NoSuch"):
+        find_driver("broken")

@@ -13,6 +13,7 @@ from kme.epochs.random_source import (
     RandomSource,
     main,
 )
+from kme.epochs.used import UsedEpochs
 from kme.errors import SettingsError
 from kme.ids import Epoch
 
@@ -22,7 +23,7 @@ def source(tmp_path: Path) -> RandomSource:
     folders = (tmp_path / "a", tmp_path / "b")
     for folder in folders:
         folder.mkdir()
-    return RandomSource(folders, tmp_path / "state")
+    return RandomSource(folders, tmp_path / "last-epoch")
 
 
 def test_both_folders_get_equal_files_and_fresh_ones_each_time(source: RandomSource) -> None:
@@ -82,3 +83,49 @@ def test_the_continuous_program_goes_on_until_it_is_told_to_stop(source: RandomS
         child.terminate()
         assert child.wait(timeout=20) == 0
     assert len(epochs) == 2
+
+
+def test_it_ends_with_its_parent(source: RandomSource) -> None:
+    job = LinkJob(source.final_keys, source.state.parent / "work", is_continuous=True)
+    with subprocess.Popen(
+        RandomDriver().command(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.stdin.close()
+        assert child.wait(timeout=20) == 0
+
+
+def test_it_ends_quietly_when_nobody_reads_its_reports(source: RandomSource) -> None:
+    job = LinkJob(source.final_keys, source.state.parent / "work", is_continuous=True)
+    with subprocess.Popen(
+        RandomDriver().command(job),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        assert child.wait(timeout=20) == 1
+        assert child.stderr.read() == b""
+
+
+def test_two_of_them_in_one_folder_are_refused(
+    source: RandomSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with UsedEpochs(source.state).alone(), pytest.raises(SystemExit):
+        main(["--work", str(source.state.parent), *map(str, source.final_keys)])
+    assert "makes key there: stop it first" in capsys.readouterr().err
+    assert not list(source.final_keys[0].iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(
+    source: RandomSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.state.write_text("")
+    with pytest.raises(SystemExit):
+        main(["--work", str(source.state / "below"), *map(str, source.final_keys)])
+    assert capsys.readouterr().err == f"random: {source.state / 'below'}: Not a directory\n"

@@ -263,6 +263,28 @@ def test_a_draw_of_unknown_outcome_gives_nothing_out(step: str, is_burnt: bool) 
     run(scenario())
 
 
+def test_bytes_that_were_read_in_vain_are_wiped() -> None:
+    class Watched(Drawer):
+        async def _read(self, scope: IdScope, encoded_scope: bytes, key_id: KeyId) -> Secret:
+            key = await super()._read(scope, encoded_scope, key_id)
+            read.append(key)
+            return key
+
+    read: list[Secret] = []
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.fill()
+        drawer = Watched(DrawPorts(directory_of(B), bench.store, bench.cache, bench.clock))
+        bench.script.fail("before draw")
+        ids = [bench.key_id(offset=8), bench.key_id(offset=12)]
+        with pytest.raises(StoreUnavailableError):
+            await drawer.draw(ALICE_BOB, ids)
+        assert [repr(key) for key in read] == ["Secret(wiped)"] * 2
+
+    run(scenario())
+
+
 def test_of_many_calls_for_one_key_exactly_one_gets_it() -> None:
     async def scenario() -> None:
         bench = Bench()

@@ -1,15 +1,15 @@
 """run - the whole simulated link as a program: once, or on and on."""
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from kme.epochs.driver import stop_asked
 from kme.epochs.qkde import StageReport
-from kme.errors import SettingsError, StageError
+from kme.errors import KmeError, SettingsError, StageError
+from qkd_sim.errors import ScenarioError
 from qkd_sim.programs import options
 
 NAME: Final = "qkd-sim run"
@@ -21,10 +21,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         options.run(NAME, lambda: _run(arguments))
     except SystemExit as stopped:
-        if isinstance(stopped.__cause__, StageError) and arguments.reports:
+        if arguments.reports and stopped.__cause__ is not None:
             # A program that reads reports wants the stage first, without our name before it.
-            sys.stderr.write(f"{stopped.__cause__}\n")
+            sys.stderr.write(f"{_with_stage(stopped.__cause__)}\n")
         raise
+
+
+def _with_stage(error: BaseException) -> StageError:
+    """Return an error with the stage that it belongs to."""
+    if isinstance(error, StageError):
+        return error
+    stage = "esim" if isinstance(error, ScenarioError) else "link"
+    if isinstance(error, OSError):
+        return StageError(stage, f"{error.filename or 'file'}: {error.strerror}")
+    return StageError(stage, error.message if isinstance(error, KmeError) else str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scenario",
         type=Path,
         metavar="FILE",
-        help="TOML file (default: lab.toml)",
+        help="what to simulate, TOML (default: lab.toml)",
     )
     parser.add_argument(
         "--work", type=Path, required=True, metavar="DIR", help="folder for the files of all stages"
@@ -59,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reports", action="store_true", help="write a line of JSON per stage, for programs"
     )
+    parser.add_argument(
+        "--stop-with-input", action="store_true", help="stop when standard input ends"
+    )
     return parser
 
 
@@ -80,20 +93,12 @@ def _run(arguments: argparse.Namespace) -> None:
     for folder in (work, *(path for path in final if work not in path.parents)):
         folder.mkdir(parents=True, exist_ok=True)
     report = _as_json if arguments.reports else _in_words
-    if arguments.continuous:
-        Rounds(scenario, work, final, SystemClock()).run(report, _stop_event())
-    else:
-        hec, lec, stretch = single(scenario, work, final, arguments.seed, SystemClock())
-        Chain(hec, lec, report).run(stretch)
-
-
-def _stop_event() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    handler: Callable[..., None] = lambda *_: stop.set()  # noqa: E731
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
-    return stop
+    with stop_asked(stops_with_input=arguments.stop_with_input) as stop:
+        if arguments.continuous:
+            Rounds(scenario, work, final, SystemClock()).run(report, stop)
+        else:
+            hec, lec, stretch = single(scenario, work, final, arguments.seed, SystemClock())
+            Chain(hec, lec, report, stop.is_set).run(stretch)
 
 
 def _as_json(report: StageReport) -> None:
