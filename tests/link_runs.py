@@ -19,7 +19,7 @@ SMALL: Final = replace(
 """The laboratory with half the light, for two epochs: about 50 000 sifted bits, some key."""
 
 FAINT: Final = replace(SMALL, source=Source(1.0e5, 0.955, 0.935))
-"""An offset can be found, but no key be made."""
+"""A tenth of that: an offset is found, and the stages before errcd take a moment."""
 
 STAGES: Final = (
     "esim", "chopper2", "chopper", "getrate", "pfind", "costream", "splicer", "errcd",

@@ -80,6 +80,10 @@ def accepted(_heartbeat: Heartbeat) -> HeartbeatAnswer:
     return HeartbeatAnswer(HeartbeatOutcome.ACCEPTED, None, 0, 0)
 
 
+FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0)
+"""What a peer sends that was never heard before."""
+
+
 class Witness:
     """Sees every durable write of pairing at both KMEs, and fails when a rule is broken."""
 

@@ -158,6 +158,7 @@ def _peer_config(peer: PeerSettings, settings: KmeSettings) -> PeerConfig:
         lease_s=timing.lease_s,
         gather_s=timing.gather_s,
         poll_s=_POLL_S,
+        block_bytes=timing.block_bytes,
         lifetime_s=timing.key_lifetime_s,
     )
 

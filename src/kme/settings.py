@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from kme.errors import IdentifierError, SettingsError
 from kme.ids import KmeId, SaeId, SourceId
 from kme.log import LogFormat
-from kme.store.records import SourceClass
+from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PART_BYTES, SourceClass
 
 
 def _is(kind: Callable[[str], str]) -> AfterValidator:
@@ -142,6 +142,12 @@ class PairingSettings(_Section):
         ge=0,
         le=600,
         description="How long final keys are gathered before a small block is formed.",
+    )
+    block_bytes: int = Field(
+        default=PART_BYTES,
+        ge=MIN_BLOCK_BYTES,
+        le=MAX_BLOCK_BYTES,
+        description="Size of a key block; smaller ones reach both KMEs' stocks sooner.",
     )
     request_timeout_s: float = Field(
         default=5.0, gt=0, le=60, description="Time-out of one call to a peer."

@@ -66,7 +66,14 @@ class PairDescription:
             raise SettingsError(
                 f"{path}: cannot be read: {error.strerror}; does `kme serve` run there?"
             ) from error
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, KmeError) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            KmeError,
+        ) as error:
             raise SettingsError(
                 f"{path}: is no description of a pair; `kme serve` writes a new one"
             ) from error

@@ -15,7 +15,7 @@ from kme.errors import EpochFileError
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store.ports import InboxStore
-from kme.store.records import MAX_BLOCK_BYTES
+from kme.store.records import PART_BYTES
 from kme.units import BITS_PER_BYTE
 
 _logger = logging.getLogger(__name__)
@@ -200,9 +200,7 @@ def split(final: FinalKeyFile) -> list[Secret]:
     Up to 7 bits at the end are left out; both KMEs leave out the same.
     """
     whole = final.key[: final.n_bits // BITS_PER_BYTE]
-    return [
-        whole[begin : begin + MAX_BLOCK_BYTES] for begin in range(0, len(whole), MAX_BLOCK_BYTES)
-    ]
+    return [whole[begin : begin + PART_BYTES] for begin in range(0, len(whole), PART_BYTES)]
 
 
 def _unlink(path: Path) -> None:

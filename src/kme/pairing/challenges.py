@@ -45,6 +45,12 @@ class HeartbeatJudge:
         self._token = token
         self._lock = asyncio.Lock()
         self._challenges: deque[str] = deque(maxlen=_MAX_CHALLENGES)
+        self._has_accepted = False
+
+    @property
+    def has_accepted(self) -> bool:
+        """Whether a heartbeat of the peer was accepted since this process started."""
+        return self._has_accepted
 
     async def judge(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
         """Judge a heartbeat; one that is accepted is remembered durably before the answer."""
@@ -79,6 +85,7 @@ class HeartbeatJudge:
         if record.heard in (heartbeat.nonce, heartbeat.acknowledged):
             await store.accept_heartbeat(peer, heartbeat.nonce)
             self._challenges.clear()
+            self._has_accepted = True
             return HeartbeatOutcome.ACCEPTED, None
         if heartbeat.challenge is not None and heartbeat.challenge in self._challenges:
             self._challenges.remove(heartbeat.challenge)

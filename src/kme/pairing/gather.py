@@ -5,7 +5,7 @@ from typing import Final
 from kme.ids import SourceId
 from kme.pairing.pair import MAX_ENTRIES, PairEnd
 from kme.pairing.ports import PeerLink
-from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, FinalKeyRef, InboxEntry
+from kme.store.records import MIN_BLOCK_BYTES, FinalKeyRef, InboxEntry
 
 _PAGE_ENTRIES: Final = 256
 _PAGES_AT_ONCE: Final = 8
@@ -83,7 +83,8 @@ class Gatherer:
     def _take(self, entry: InboxEntry) -> bool:
         """Add an entry if it fits; else the block is full without it, or made of it alone."""
         n_bytes = sum(self._sizes.values())
-        if n_bytes + entry.n_bytes <= MAX_BLOCK_BYTES and len(self._sizes) < MAX_ENTRIES:
+        is_room = n_bytes + entry.n_bytes <= self._end.config.block_bytes
+        if is_room and len(self._sizes) < MAX_ENTRIES:
             self._sizes[entry.ref] = entry.n_bytes
             if self._since_s is None:
                 self._since_s = self._end.clock.monotonic_s()

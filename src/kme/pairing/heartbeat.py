@@ -87,12 +87,21 @@ class Heartbeats:
     def require_alive(self) -> None:
         """Return if the peer was heard within its lease.
 
+        It must have sent an acceptable heartbeat of its own, too, since this
+        process started: else a peer that was found rolled back before could
+        not be told yet from a sound one.
+
         Raises
         ------
         PeerUnavailableError
             If it was not, or one of the two was rolled back.
         """
         self._guard.require_none()
+        if not self._judge.has_accepted:
+            raise PeerUnavailableError(
+                f"KME {self._end.peer} has sent no heartbeat since this KME started: try again"
+                " later, and see whether it can reach this KME"
+            )
         lease_s, accepted_s = self._end.config.lease_s, self._accepted_s
         if accepted_s is None or self._end.clock.monotonic_s() - accepted_s >= lease_s:
             raise PeerUnavailableError(

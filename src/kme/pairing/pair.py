@@ -8,7 +8,7 @@ from kme.clock import Clock
 from kme.errors import SettingsError
 from kme.ids import KmeId, SourceId
 from kme.store.ports import Store
-from kme.store.records import SourceClass
+from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, SourceClass
 
 MAX_LIFETIME_S: Final = 1 << 32
 """No key lives longer, which is 136 years."""
@@ -38,6 +38,9 @@ class PeerConfig:
         How often to look for new final keys.
     max_backoff_s
         The longest pause between two tries to reach the peer.
+    block_bytes
+        Blocks are closed before they would get longer; one that a single final
+        key fills may be. Small ones reach both owners sooner.
     lifetime_s
         How long keys of a block may be drawn; the leader's word counts.
     """
@@ -49,11 +52,16 @@ class PeerConfig:
     gather_s: float = 3.0
     poll_s: float = 0.5
     max_backoff_s: float = 10.0
+    block_bytes: int = MAX_BLOCK_BYTES
     lifetime_s: int = 86_400
 
     def __post_init__(self) -> None:
         if min(self.heartbeat_interval_s, self.poll_s) <= 0 or self.gather_s < 0:
             raise SettingsError(f"peer {self.peer}: intervals are above 0 s")
+        if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES:
+            raise SettingsError(
+                f"peer {self.peer}: blocks have {MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES} bytes"
+            )
         if not 1 <= self.lifetime_s <= MAX_LIFETIME_S:
             raise SettingsError(f"peer {self.peer}: keys live 1 to {MAX_LIFETIME_S} s")
         if self.lease_s <= self.heartbeat_interval_s or self.max_backoff_s < self.poll_s:

@@ -11,7 +11,10 @@ from kme.secret import Secret
 from kme.units import GRANULE_BYTES, granules_of_bytes
 
 MAX_BLOCK_BYTES: Final = 64 * 1024
-"""A key block holds at most so many bytes, a final key in the inbox likewise."""
+"""A key block holds at most so many bytes."""
+
+PART_BYTES: Final = 16 * 1024
+"""A longer final key enters the inbox in parts of this size, so that both KMEs soon own some."""
 
 MIN_BLOCK_BYTES: Final = 512
 """Final keys are gathered until a block has at least so many bytes."""

@@ -15,7 +15,7 @@ from kme.ids import Epoch, KmeId, SourceId
 from kme.ingest.ingest import Feed, Ingest, IngestCounts, Outcome, split
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
-from kme.store.records import MAX_BLOCK_BYTES, FinalKey, FinalKeyRef
+from kme.store.records import PART_BYTES, FinalKey, FinalKeyRef
 from kme.store.sqlite import SqliteStore
 
 A, B, LINK = KmeId("kme-a"), KmeId("kme-b"), SourceId("link")
@@ -126,9 +126,9 @@ def test_only_whole_bytes_of_the_key_are_kept(tmp_path: Path) -> None:
     [
         (0, []),
         (1, [1]),
-        (MAX_BLOCK_BYTES, [MAX_BLOCK_BYTES]),
-        (MAX_BLOCK_BYTES + 1, [MAX_BLOCK_BYTES, 1]),
-        (3 * MAX_BLOCK_BYTES, [MAX_BLOCK_BYTES] * 3),
+        (PART_BYTES, [PART_BYTES]),
+        (PART_BYTES + 1, [PART_BYTES, 1]),
+        (3 * PART_BYTES, [PART_BYTES] * 3),
     ],
 )
 def test_a_long_key_is_split_and_loses_nothing(n_bytes: int, parts: list[int]) -> None:

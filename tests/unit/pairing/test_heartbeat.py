@@ -11,7 +11,14 @@ from kme.pairing.heartbeat import Heartbeats, PeerReport
 from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
 from kme.store.memory import MemoryStore
 from kme.store.records import HeartbeatRecord, IncidentKind
-from simulated_pair import ALICE_KME, BOB_KME, ScriptedLink, accepted, end_of
+from simulated_pair import (
+    ALICE_KME,
+    BOB_KME,
+    FIRST_HEARTBEAT,
+    ScriptedLink,
+    accepted,
+    end_of,
+)
 from simulation import CrashingStore, Fuse, StoreFaults, VirtualClock, run_virtual
 
 
@@ -31,6 +38,7 @@ class Sender:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.heartbeats.run())
+        await self.heartbeats.on_heartbeat(FIRST_HEARTBEAT)
         try:
             yield
         finally:
@@ -47,6 +55,7 @@ def test_a_peer_is_alive_for_one_lease_from_before_the_heartbeat_was_sent() -> N
         alice = Sender(clock)
         with pytest.raises(PeerUnavailableError, match="not heard"):
             alice.heartbeats.require_heard_once()
+        await alice.heartbeats.on_heartbeat(FIRST_HEARTBEAT)
         with pytest.raises(PeerUnavailableError, match="not heard within 5 s"):
             alice.heartbeats.require_alive()
         begun_s = clock.monotonic_s()
@@ -60,6 +69,21 @@ def test_a_peer_is_alive_for_one_lease_from_before_the_heartbeat_was_sent() -> N
             alice.heartbeats.require_alive()
         assert not alice.heartbeats.is_alive
         alice.heartbeats.require_heard_once()
+
+    run_virtual(main)
+
+
+def test_a_peer_that_only_listens_is_not_alive() -> None:
+    async def main(clock: VirtualClock) -> None:
+        alice = Sender(clock)
+        beating = asyncio.create_task(alice.heartbeats.run())
+        await clock.sleep(0.5)
+        alice.heartbeats.require_heard_once()
+        with pytest.raises(PeerUnavailableError, match="has sent no heartbeat"):
+            alice.heartbeats.require_alive()
+        await alice.heartbeats.on_heartbeat(FIRST_HEARTBEAT)
+        alice.heartbeats.require_alive()
+        beating.cancel()
 
     run_virtual(main)
 

@@ -22,6 +22,7 @@ from kme.store.records import (
 from simulated_pair import (
     ALICE_KME,
     BOB_KME,
+    FIRST_HEARTBEAT,
     LINK,
     OTHER_LINK,
     SOURCES,
@@ -199,6 +200,8 @@ def test_a_dead_peer_does_not_slow_the_others_down() -> None:
         pairing = Pairing(ALICE_KME, store, clock, peers)
         stop = asyncio.Event()
         running = asyncio.create_task(pairing.run(stop))
+        for peer in links:
+            await pairing.on_heartbeat(peer, FIRST_HEARTBEAT)
         await clock.sleep(10)
         assert [proposal.number for proposal in links[quick].proposals] == [1]
         pairing.require_alive(quick)
@@ -225,6 +228,7 @@ def test_a_follower_that_does_not_answer_is_asked_ever_more_seldom() -> None:
         await store.ingest(BOB_KME, LINK, Epoch(1), [Secret(bytes(600))])
         pairing = Pairing(ALICE_KME, store, clock, [(config_of(BOB_KME), link)])
         running = asyncio.create_task(pairing.run(asyncio.Event()))
+        await pairing.on_heartbeat(BOB_KME, FIRST_HEARTBEAT)
         await clock.sleep(40)
         pauses_s = [later - earlier for earlier, later in pairwise(asked_s)]
         assert pauses_s[:6] == pytest.approx([0.5, 1, 2, 4, 4, 4])

@@ -25,6 +25,7 @@ from kme.store.records import (
 from simulated_pair import (
     ALICE_KME,
     BOB_KME,
+    FIRST_HEARTBEAT,
     LINK,
     OTHER_LINK,
     ScriptedLink,
@@ -56,6 +57,7 @@ class Bench:
             HeartbeatOutcome.ACCEPTED, None, 0, self.free_bytes
         )
         self.beating = asyncio.create_task(self.heartbeats.run())
+        await self.heartbeats.on_heartbeat(FIRST_HEARTBEAT)
         await self.clock.sleep(0.5)
 
     async def form(self) -> Proposal:

@@ -66,6 +66,7 @@ class Door:
             extensions = {"tls": {"client_cert_chain": chain}}
             await app({**scope, "extensions": extensions}, receive, send)
 
+        self.app = with_certificate
         self._transport = httpx.ASGITransport(with_certificate, raise_app_exceptions=False)
 
     def send(
@@ -206,6 +207,30 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read_to_its_end() -> No
     message = expect_problem(door.send(endless(), "/kme/v1/pairs/kme-b/held"), 400, "request")
     assert str(MAX_BODY_BYTES) in message
     assert n_sent <= MAX_BODY_BYTES // 65_536 + 2
+
+
+def test_a_caller_that_goes_away_in_midst_of_a_body_is_no_mistake_of_ours() -> None:
+    door = Door()
+
+    async def main() -> list[Any]:
+        parts = iter(({"type": "http.request", "body": b"{", "more_body": True},))
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(parts, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        path = "/kme/v1/pairs/kme-b/heartbeat"
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+        await door.app(scope, receive, send)
+        return sent
+
+    sent = asyncio.run(main())
+    assert sent[0]["status"] == 400
+    assert b"ended early" in sent[1]["body"]
+    assert door.handler.calls == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,213 @@
+"""qkd_sim.parties: two processes, one socket between them, and what comes of both."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from errcd_parties import noisy_pair
+from kme.epochs.finalkey import FinalKeyFile, read_final_key
+from kme.errors import StageError
+from kme.ids import Epoch
+from link_runs import parties_about
+from qkd_sim import parties
+from qkd_sim.chain import Side
+from qkd_sim.errors import StoppedError
+from qkd_sim.packets import Type3
+from qkd_sim.parties import Parties
+
+START = 0x4F86
+BLOCKS = [(Epoch(START), 2), (Epoch(START + 2), 2)]
+SOON_S = 20.0
+"""Much longer than a party takes to notice anything, much shorter than any of its time-outs."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Both sides' folders, with raw keys of two blocks of two epochs."""
+
+    root: Path
+    hec: Side
+    lec: Side
+
+    def parties(self, seed: int | None = 1) -> Parties:
+        return Parties(self.hec, self.lec, seed)
+
+    def final_keys(self) -> tuple[list[FinalKeyFile], list[FinalKeyFile]]:
+        hec, lec = (
+            [read_final_key(path) for path in sorted(side.final.iterdir())]
+            for side in (self.hec, self.lec)
+        )
+        return hec, lec
+
+
+def link_in(root: Path, qbers: tuple[float, float] = (0.03, 0.02)) -> Link:
+    rng = np.random.default_rng(5)
+    hec, lec = (Side(root / side, root / side / "final") for side in ("hec", "lec"))
+    for i in range(4):
+        for side, key in zip((hec, lec), noisy_pair(rng, 8000 + i, qbers[i // 2]), strict=True):
+            Type3(Epoch(START + i), key, 1).write(side.folder("rawkey"))
+    return Link(root, hec, lec)
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Link:
+    return link_in(tmp_path / "a link")
+
+
+class When:
+    """Asked every moment whether to stop; acts once both parties are at work."""
+
+    def __init__(self, link: Link, act: Callable[[dict[str, int]], bool]) -> None:
+        self._link = link
+        self._act = act
+        self.has_acted = False
+
+    def __call__(self) -> bool:
+        found = list(parties_about(self._link.root))
+        if self.has_acted or len(found) < 2:
+            return False
+        self.has_acted = True
+        pids = {"alice" if any("--block" in w for w in words) else "bob": pid
+                for pid, words in found}  # fmt: skip
+        return self._act(pids)
+
+
+def test_two_blocks_give_equal_keys_and_figures_of_both(link: Link) -> None:
+    facts = link.parties().reconcile(BLOCKS)
+    hec, lec = link.final_keys()
+    assert hec == lec
+    assert [(key.start_epoch, key.n_epochs) for key in hec] == BLOCKS
+    assert facts["blocks"] == 2
+    assert facts["refused_blocks"] == 0
+    assert facts["final_bits"] == sum(key.n_bits for key in hec)
+    numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+    assert numbers["sample_bits"] + numbers["key_bits"] == 8000 + 8001 + 8002 + 8003
+    assert numbers["verification_bits"] == 2 * 64
+    assert numbers["epsilon"] == pytest.approx(2e-10, rel=0.01)
+    assert 1.0 < numbers["efficiency"] < 1.2
+    errors = numbers["qber"] * numbers["sample_bits"]
+    assert errors == pytest.approx(round(errors), abs=0.05)
+    assert not list(parties_about(link.root))
+
+
+def test_a_block_that_is_refused_does_not_spoil_the_other(tmp_path: Path) -> None:
+    link = link_in(tmp_path, qbers=(0.03, 0.2))
+    facts = link.parties().reconcile(BLOCKS)
+    assert (facts["blocks"], facts["refused_blocks"]) == (1, 1)
+    hec, lec = link.final_keys()
+    assert hec == lec
+    assert [key.start_epoch for key in hec] == [Epoch(START)]
+
+
+def test_two_processes_share_nothing_but_a_socket(link: Link) -> None:
+    seen: dict[str, set[str]] = {}
+    words: dict[str, list[str]] = {}
+
+    def look(pids: dict[str, int]) -> bool:
+        for name, pid in pids.items():
+            seen[name] = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+            words[name] = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        return True
+
+    with pytest.raises(StoppedError):
+        link.parties().reconcile(BLOCKS, When(link, look))
+    assert not seen["alice"] & seen["bob"]
+    for name in ("alice", "bob"):
+        assert sum(target.startswith("socket:") for target in seen[name]) == 1
+    for name, other in (("alice", link.lec), ("bob", link.hec)):
+        assert not any(str(other.root) in word for word in words[name])
+
+
+@pytest.mark.parametrize(("victim", "survivor"), [("alice", "bob"), ("bob", "alice")])
+def test_a_party_that_is_killed_ends_the_stage_and_the_other_party(
+    victim: str, survivor: str, link: Link
+) -> None:
+    def kill(pids: dict[str, int]) -> bool:
+        os.kill(pids[victim], signal.SIGKILL)
+        return False
+
+    begins_s = time.monotonic()
+    with pytest.raises(StageError) as failed:
+        link.parties().reconcile(BLOCKS, When(link, kill))
+    assert time.monotonic() < begins_s + SOON_S
+    assert failed.value.stage == "errcd"
+    assert f"{victim}: was killed by signal 9" in failed.value.message
+    assert f"{survivor}: " in failed.value.message
+    assert "\n" not in failed.value.message
+    assert not list(parties_about(link.root))
+
+
+def test_both_parties_are_gone_when_the_stage_is_stopped(link: Link) -> None:
+    begins_s = time.monotonic()
+    with pytest.raises(StoppedError):
+        link.parties().reconcile(BLOCKS, When(link, lambda _pids: True))
+    assert time.monotonic() < begins_s + SOON_S
+    assert not list(parties_about(link.root))
+
+
+def test_parties_that_take_too_long_are_given_up(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parties, "PARTY_TIMEOUT_S", 0.1)
+    with pytest.raises(StageError, match="errcd: a party did not end within"):
+        link.parties().reconcile(BLOCKS)
+    assert not list(parties_about(link.root))
+
+
+def test_parties_end_with_the_process_that_started_them(link: Link) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom kme.ids import Epoch\n"
+        "from qkd_sim.chain import Side\nfrom qkd_sim.parties import Parties\n"
+        "root = Path(sys.argv[1])\n"
+        "sides = [Side(root / name, root / name / 'final') for name in ('hec', 'lec')]\n"
+        # Bob waits for ever: the raw key that Alice is to offer is a pipe that nobody fills.
+        f"Parties(*sides, None).reconcile([(Epoch({START}), 4)])\n"
+    )
+    first = link.hec.folder("rawkey") / Epoch(START).file_name
+    first.unlink()
+    os.mkfifo(first)
+    with subprocess.Popen([sys.executable, "-c", program, str(link.root)]) as parent:
+        deadline_s = time.monotonic() + SOON_S
+        while len(list(parties_about(link.root))) < 2:
+            assert time.monotonic() < deadline_s, "the parties were not started"
+            time.sleep(0.02)
+        parent.kill()
+        parent.wait(timeout=20)
+        while list(parties_about(link.root)):
+            assert time.monotonic() < deadline_s, "the parties outlived their parent"
+            time.sleep(0.02)
+
+
+def test_keys_that_are_too_short_are_refused_with_what_to_try(tmp_path: Path) -> None:
+    hec, lec = (Side(tmp_path / side, tmp_path / side / "final") for side in ("hec", "lec"))
+    for side in (hec, lec):
+        Type3(Epoch(START), np.zeros(300, np.uint8), 1).write(side.folder("rawkey"))
+    with pytest.raises(StageError) as refused:
+        Parties(hec, lec, 1).reconcile([(Epoch(START), 1)])
+    assert str(refused.value) == (
+        "errcd: no block gave a key: nothing secret would be left (QBER 0.0%, 300 sifted bits); "
+        "simulate longer, or more pairs, or fewer errors"
+    )
+
+
+def test_without_raw_keys_the_side_that_lacks_them_is_named(link: Link) -> None:
+    missing = link.lec.folder("rawkey") / Epoch(START + 1).file_name
+    missing.unlink()
+    with pytest.raises(StageError) as refused:
+        link.parties().reconcile(BLOCKS[:1])
+    assert refused.value.stage == "errcd"
+    assert str(missing) in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+def test_no_block_at_all_is_an_error(link: Link) -> None:
+    with pytest.raises(StageError, match="errcd: there was no block of sifted key"):
+        link.parties().reconcile([])
