@@ -364,6 +364,4 @@ def show_summary(summary: Summary, console: Console, *, with_key: bool) -> None:
     console.print()
     if summary.seed is not None:
         console.print("This run can be repeated by its seed: its key is NO SECRET.")
-    console.print(
-        "Both ends hold the same key; it was refused to everybody else, and a second time."
-    )
+    console.print("Both ends hold the same key; a second draw and strangers were refused.")

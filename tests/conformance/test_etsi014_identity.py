@@ -241,6 +241,18 @@ def test_tls_1_2_is_no_connection(site: SaeInterface) -> None:
         client.get(STATUS)
 
 
+def test_an_sae_sends_nothing_to_another_kme_than_it_means(site: SaeInterface) -> None:
+    own = site.pki.sae_certificates[ALICE]
+    for kme, is_meant in ((A, True), (B, False)):
+        context = client_context(own, site.pki.service_ca, f"kme-id:{kme}")
+        with httpx.Client(base_url=site.url(A), verify=context) as client:
+            if is_meant:
+                assert client.get(STATUS).status_code == 200
+            else:
+                with pytest.raises(httpx.ConnectError, match="kme-id:kme-a, not kme-id:kme-b"):
+                    client.get(STATUS)
+
+
 def test_no_session_tickets_are_given(site: SaeInterface) -> None:
     context = client_context(site.pki.sae_certificates[ALICE], site.pki.service_ca)
     with (

@@ -12,18 +12,20 @@ from kme.pair import KME_IDS
 
 LEADER, FOLLOWER = KME_IDS
 
-STEPS = {
-    LEADER: [
-        "ingest", "inbox", "final_keys", "open_proposal", "settle", "raise_peer_settled",
-        "claim", "block", "draw",
-        "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
-    ],
-    FOLLOWER: [
-        "ingest", "held", "final_keys", "settle", "raise_peer_settled",
-        "claim", "block", "draw",
-        "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
-    ],
-}  # fmt: skip
+WRITES = (
+    "ingest", "open_proposal", "settle", "raise_peer_settled", "claim", "draw",
+    "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
+)  # fmt: skip
+READS = {LEADER: ("inbox", "final_keys"), FOLLOWER: ("held", "final_keys")}
+
+
+def _steps(victim: KmeId) -> list[tuple[str, str]]:
+    """Return every call of the store at whose border a process could die: method and moment."""
+    writes = [method for method in WRITES if victim == LEADER or method != "open_proposal"]
+    return [
+        *((method, "before") for method in READS[victim]),
+        *((method, moment) for method in writes for moment in ("before", "after")),
+    ]
 
 
 async def _die_at(pair: PairOnHost, victim: KmeId, method: str, moment: str) -> None:
@@ -45,9 +47,8 @@ async def _survive_all_steps(directory: Path, victim: KmeId) -> None:
     async with running_pair(directory) as pair:
         await pair.exchange_until_both_work()
         pair.kill(victim)
-        for method in STEPS[victim]:
-            for moment in ("before", "after"):
-                await _die_at(pair, victim, method, moment)
+        for method, moment in _steps(victim):
+            await _die_at(pair, victim, method, moment)
         pair.start(victim)
         await pair.exchange_until_both_work()
         await pair.drain()

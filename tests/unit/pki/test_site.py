@@ -74,7 +74,7 @@ def test_a_new_sae_changes_nothing_for_the_others(tmp_path: Path) -> None:
     after = contents(tmp_path)
     assert before.items() <= after.items()
     assert len(after) == len(before) + 2
-    assert leaf(pki.sae_certificates[SaeId("carol")])
+    assert load_credential(pki.sae_certificates[SaeId("carol")], NOW).chain
 
 
 def test_what_is_lost_or_spoilt_of_a_leaf_is_made_again(tmp_path: Path) -> None:

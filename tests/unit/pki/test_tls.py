@@ -79,7 +79,7 @@ def test_a_client_talks_to_no_other_kme_than_it_means(pki: SitePki, uri: str) ->
 
 
 def test_a_client_refuses_another_host_name(pki: SitePki) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError, match="other.example"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"other\.example"):
         shake(sae(pki), sae_port(pki), "other.example")
 
 
