@@ -29,9 +29,7 @@ def refused(
     return said.rstrip("\n").splitlines()[-1]
 
 
-def run_apart(
-    *arguments: str | Path, stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
+def run_apart(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run ``python`` with these arguments in a process of its own."""
     command = [sys.executable, *(str(argument) for argument in arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
+import uvloop
+
 from kme.errors import KmeError
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -63,7 +65,7 @@ def run(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
             await work(stop)
 
     try:
-        asyncio.run(main())
+        uvloop.run(main())
     except BaseExceptionGroup as group:
         raise first_error(group) from group
 

@@ -76,10 +76,10 @@ def refused_handshake(
     site: SaeInterface, own: CredentialFiles, caplog: pytest.LogCaptureFixture
 ) -> str:
     """Return what the KME's log says about a connection that must fail."""
-    with caplog.at_level(logging.INFO, "kme.server"), site.client_of(own, A) as client:
-        with pytest.raises(httpx.TransportError):
-            client.get(STATUS)
-        return logged_reason(caplog)
+    caplog.set_level(logging.INFO, "kme.server")
+    with site.client_of(own, A) as client, pytest.raises(httpx.TransportError):
+        client.get(STATUS)
+    return logged_reason(caplog)
 
 
 def logged_reason(caplog: pytest.LogCaptureFixture) -> str:
@@ -160,8 +160,8 @@ def test_an_expired_certificate_is_no_connection(
     # Our own client would not even load it.
     context = ssl.create_default_context(cafile=site.pki.root_ca)
     context.load_cert_chain(own.certificate, own.key)
+    caplog.set_level(logging.INFO, "kme.server")
     with (
-        caplog.at_level(logging.INFO, "kme.server"),
         httpx.Client(base_url=site.url(A), verify=context) as client,
         pytest.raises(httpx.TransportError),
     ):

@@ -344,7 +344,7 @@ def test_a_client_that_takes_no_answer_is_cut(pki: SitePki) -> None:
             reader, writer = await connect(pki, server.port)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(HELLO.replace(b"hello", b"huge"))
-            await asyncio.sleep(3)
+            await asyncio.sleep(2)
             writer.transport.resume_reading()  # type: ignore[attr-defined]
             n_bytes = 0
             with contextlib.suppress(ssl.SSLError, OSError):

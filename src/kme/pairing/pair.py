@@ -51,7 +51,7 @@ class PeerConfig:
     lease_s: float = 5.0
     gather_s: float = 3.0
     poll_s: float = 0.5
-    max_backoff_s: float = 10.0
+    max_backoff_s: float = 2.0
     block_bytes: int = MAX_BLOCK_BYTES
     lifetime_s: int = 86_400
 

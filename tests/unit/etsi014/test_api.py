@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asgi_sae import app_for, asgi_client
+from asgi_sae import app_for, asgi_client, tls_extension
 from kme.errors import (
     CredentialError,
     IntegrityError,
@@ -181,14 +181,13 @@ def test_who_calls_is_asked_before_what_is_asked() -> None:
 
 
 def test_an_sae_id_may_hold_any_visible_character() -> None:
-    async def test(client: httpx.AsyncClient, _: TroubledSupply) -> None:
+    async def test(client: httpx.AsyncClient, supply: TroubledSupply) -> None:
         path = f"/api/v1/keys/{quote(ODD, safe='')}"
         status = (await client.get(f"{path}/status")).json()
         assert status["slave_SAE_ID"] == ODD
         [key] = (await client.get(f"{path}/enc_keys")).json()["keys"]
-        link = _._link
-        residents = {ODD}
-        async with asgi_client(app_for(link.supply_at(B), B, residents), CREDENTIALS[ODD]) as slave:
+        app = app_for(supply._link.supply_at(B), B, {ODD})
+        async with asgi_client(app, CREDENTIALS[ODD]) as slave:
             response = await slave.get(f"/api/v1/keys/alice/dec_keys?key_ID={key['key_ID']}")
             assert response.json() == {"keys": [key]}
 
@@ -261,15 +260,16 @@ queries = st.lists(
     body=bodies,
 )
 def test_whatever_is_sent_the_answer_is_json_and_no_fault(
-    verb: str, sae: str, method: str, query: list[tuple[str, str]], body: bytes
+    verb: str, sae: str, method: str, query: list[tuple[str, Any]], body: bytes
 ) -> None:
     async def test(client: httpx.AsyncClient, _: TroubledSupply) -> None:
         url = f"/api/v1/keys/{sae}/{method}"
-        response = await client.request(verb, url, params=query, content=body)
+        response = await client.request(verb, url, params=httpx.QueryParams(query), content=body)
         assert response.headers["content-type"] == "application/json"
         if response.status_code != 200:
             assert response.status_code in {400, 401, 404, 405}
-            error_of(response)
+            if verb != "HEAD":
+                error_of(response)
 
     with_kme(test)
 
@@ -315,8 +315,6 @@ def test_a_client_that_goes_away_within_its_body_is_no_fault(
         sent.append(message)
 
     async def run() -> None:
-        from asgi_sae import tls_extension
-
         path = "/api/v1/keys/bob/enc_keys"
         scope = {
             "type": "http",

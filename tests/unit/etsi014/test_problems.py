@@ -1,6 +1,7 @@
 """Every exception has one status and one body."""
 
 import inspect
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from kme.etsi014.problems import KEYS_NOT_FOUND, RULES, problem_of
 STATUSES = {
     "NotEntitledError": 401,
     "IdentityError": 401,
+    "HandshakeError": 401,
     "KeyNotFoundError": 400,
     "OverlapError": 400,
     "RequestError": 400,
@@ -43,7 +45,7 @@ CLASSES = {
 def example(kind: type[KmeError]) -> KmeError:
     """Return an exception of a class, whatever its parameters."""
     names = [p for p in inspect.signature(kind).parameters if p != "details"]
-    values = {"offset_bytes": 0, "fields": [{"number": "is wrong"}]}
+    values: dict[str, Any] = {"offset_bytes": 0, "fields": [{"number": "is wrong"}]}
     return kind(**{name: values.get(name, "what is wrong") for name in names})
 
 
