@@ -198,16 +198,24 @@ def test_keys_that_are_too_short_are_refused_with_what_to_try(tmp_path: Path) ->
     )
 
 
-def test_without_raw_keys_the_side_that_lacks_them_is_named(link: Link) -> None:
-    missing = link.lec.folder("rawkey") / Epoch(START + 1).file_name
-    missing.unlink()
+def test_sides_whose_raw_keys_do_not_fit_are_refused_with_the_reason(link: Link) -> None:
+    (link.lec.folder("rawkey") / Epoch(START + 1).file_name).unlink()
     with pytest.raises(StageError) as refused:
         link.parties().reconcile(BLOCKS[:1])
     assert refused.value.stage == "errcd"
-    assert str(missing) in refused.value.message
+    assert "sifted keys of different lengths" in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+def test_a_spoilt_raw_key_is_named_with_the_side_that_has_it(link: Link) -> None:
+    spoilt = link.lec.folder("rawkey") / Epoch(START).file_name
+    spoilt.write_bytes(spoilt.read_bytes()[:50])
+    with pytest.raises(StageError, match=r"^errcd: ") as refused:
+        link.parties().reconcile(BLOCKS)
+    assert f"bob: {spoilt}: byte " in refused.value.message
     assert "\n" not in refused.value.message
 
 
 def test_no_block_at_all_is_an_error(link: Link) -> None:
-    with pytest.raises(StageError, match="errcd: there was no block of sifted key"):
+    with pytest.raises(StageError, match="errcd: there is no block of sifted key"):
         link.parties().reconcile([])

@@ -116,6 +116,9 @@ class Parties:
         StoppedError
             If it was asked to stop.
         """
+        if not blocks:
+            # Neither party would be told to begin.
+            raise StageError("errcd", "there is no block of sifted key; simulate longer")
         with tempfile.TemporaryDirectory(prefix="errcd-") as name:
             figures = Path(name) / "blocks.json"
             orders = [f"--block={epoch}:{n_epochs}" for epoch, n_epochs in blocks]
@@ -126,8 +129,8 @@ class Parties:
             results = json.loads(figures.read_text()) if figures.exists() else []
         if results and not any(result["final_bits"] for result in results):
             raise StageError("errcd", _refusal(results))
-        if errors:
-            raise StageError("errcd", "; ".join(errors))
+        if errors or not results:
+            raise StageError("errcd", "; ".join(errors) or "the parties left no figures")
         return _together(results)
 
     @contextmanager
@@ -189,15 +192,14 @@ def _refusal(results: Sequence[Mapping[str, Any]]) -> str:
     qbers = [result["qber"] for result in results if result.get("qber") is not None]
     sifted_bits = sum(result.get("sifted_bits") or 0 for result in results)
     shown = f" (QBER {max(qbers):.1%}, {sifted_bits} sifted bits)" if qbers else ""
-    advice = "; ".join(_ADVICE[reason] for reason in reasons if reason in _ADVICE)
-    return f"no block gave a key: {'; '.join(reasons)}{shown}{'; ' if advice else ''}{advice}"
+    said = "; ".join(reasons)
+    advice = [advice for reason, advice in _ADVICE.items() if reason in said]
+    return "; ".join([f"no block gave a key: {said}{shown}", *advice])
 
 
 def _together(results: Sequence[Mapping[str, Any]]) -> dict[str, Fact]:
     """Return the figures of all blocks that gave a key together."""
     made = [result for result in results if result["final_bits"]]
-    if not made:
-        raise StageError("errcd", "there was no block of sifted key; simulate longer")
     sample_bits = sum(result["sample_bits"] for result in made)
     limit = sum(
         result["disclosed_bits"] / result["efficiency"] for result in made if result["efficiency"]
