@@ -17,7 +17,6 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from kme.epochs.files import write_whole
 from kme.epochs.qkde import Fact, LinkJob, StageReport
 from kme.errors import (
     HandshakeError,
@@ -28,6 +27,7 @@ from kme.errors import (
     UnavailableError,
 )
 from kme.etsi014.client import DeliveredKey, Sae014Client, open_client
+from kme.files import write_whole
 from kme.ids import SaeId, SourceId
 from kme.pair import DEFAULT_SAES, Pair, PairPlan, free_ports, lay_out
 from kme.store.records import SourceClass

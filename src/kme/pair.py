@@ -9,8 +9,8 @@ from typing import Final
 
 import tomlkit
 
-from kme.epochs.files import write_whole
 from kme.errors import SettingsError
+from kme.files import write_whole
 from kme.ids import KmeId, SaeId, SourceId
 from kme.pki.bundle import CredentialFiles
 from kme.pki.site import SitePki, make_pki

@@ -12,10 +12,10 @@ from typing import Final
 
 from rich.console import Console
 
-from kme.epochs.files import write_whole
 from kme.epochs.qkde import LinkJob
 from kme.errors import KmeError, SettingsError, StageError
 from kme.etsi014.client import open_client
+from kme.files import write_whole
 from kme.ids import KmeId, SaeId, SourceId
 from kme.pair import Pair, PairPlan, lay_out
 from kme.store.records import SourceClass

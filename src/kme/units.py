@@ -23,7 +23,7 @@ def bytes_of_bits(size_bits: int) -> int:
     Raises
     ------
     RequestError
-        If the bits do not fill whole bytes (text: ETSI GS QKD 014 clause 6.3).
+        If the bits do not fill whole bytes (text: ETSI GS QKD 014 clause 6.2).
 
     Examples
     --------

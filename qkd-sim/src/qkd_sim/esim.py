@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kme.epochs.files import TEMPORARY_PREFIX, sync_directory
+from kme.files import TEMPORARY_PREFIX, sync_directory
 from kme.units import TICKS_PER_NS
 from qkd_sim.errors import InputError
 from qkd_sim.events import TIME_PERIOD_TICKS, Events

@@ -8,8 +8,8 @@ from typing import Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kme.epochs.files import write_whole
 from kme.errors import EpochFileError, InputError
+from kme.files import write_whole
 
 RECORD_BYTES: Final = 8
 TIME_BITS: Final = 49

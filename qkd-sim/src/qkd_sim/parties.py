@@ -26,6 +26,9 @@ _LOOK_S: Final = 0.05
 _TAIL_BYTES: Final = 4096
 _MAX_WORDS: Final = 500
 
+_NO_KEY: Final = "blocks gave a key"
+"""So ends what a party says when all blocks were refused; why is in the figures."""
+
 _ADVICE: Final[Mapping[str, str]] = {
     Reason.TOO_MANY_ERRORS.text: "somebody listens, or the analysers are out of line: "
     "try a scenario with higher visibilities and no eavesdropper",
@@ -127,10 +130,11 @@ class Parties:
                 _await_end(parties, is_stopped)
                 errors = [error for party in parties if (error := party.error())]
             results = json.loads(figures.read_text()) if figures.exists() else []
-        if results and not any(result["final_bits"] for result in results):
+        faults = [error for error in errors if not error.endswith(_NO_KEY)]
+        if faults or not results:
+            raise StageError("errcd", "; ".join(faults or errors) or "the parties left no figures")
+        if not any(result["final_bits"] for result in results):
             raise StageError("errcd", _refusal(results))
-        if errors or not results:
-            raise StageError("errcd", "; ".join(errors) or "the parties left no figures")
         return _together(results)
 
     @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from kme.epochs.files import write_whole
 from kme.errors import EpochFileError, InputError, UnavailableError
+from kme.files import write_whole
 from kme.ids import Epoch
 from kme.secret import Secret
 from kme.units import BITS_PER_BYTE

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from kme.epochs.files import write_whole
 from kme.errors import IdentifierError, InputError
+from kme.files import write_whole
 from kme.ids import Epoch
 
 _MAX_PID_BYTES: Final = 20

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from kme.clock import Clock
-from kme.epochs.files import set_aside, sync_directory
 from kme.epochs.finalkey import FinalKeyFile, read_final_key
 from kme.errors import EpochFileError
+from kme.files import set_aside, sync_directory
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store.ports import InboxStore

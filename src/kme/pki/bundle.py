@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from kme.epochs.files import write_whole
 from kme.errors import CredentialError, InputError
+from kme.files import write_whole
 
 MAX_FILE_BYTES: Final = 1 << 20
 """No certificate, key or revocation list is larger; a bigger file is something else."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from kme.epochs.files import set_aside
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
+from kme.files import set_aside
 from kme.ids import Epoch
 from qkd_sim.errcd.assemble import SiftedBlock, raw_key_paths, read_block
 from qkd_sim.errcd.channel import FramedChannel

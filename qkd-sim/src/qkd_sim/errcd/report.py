@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from kme.epochs.files import write_whole
+from kme.files import write_whole
 from kme.ids import Epoch
 from qkd_sim.errcd.result import BlockResult
 from qkd_sim.errors import BlockRefusedError, InputError

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
-from kme.epochs.files import write_whole
 from kme.errors import EpochFileError, InputError
+from kme.files import write_whole
 from kme.ids import Epoch
 from qkd_sim.packets.source import PacketSource
 

@@ -1,4 +1,4 @@
-"""kme.epochs.files: a file is whole or not there."""
+"""kme.files: a file is whole or not there."""
 
 import os
 import stat
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kme.epochs.files import set_aside, write_whole
 from kme.errors import InputError
+from kme.files import set_aside, write_whole
 
 
 def test_a_written_file_has_its_content_and_mode_and_leaves_nothing_else(tmp_path: Path) -> None:
