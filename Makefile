@@ -54,7 +54,7 @@ serve: $(READY) ## Two KMEs and a running simulated link, until Ctrl-C; prints t
 
 .PHONY: test
 test: $(READY) ## The test suite; one part of it: make test T=tests/unit/supply
-	$(RUN) -m pytest -n auto --dist loadgroup $(T) $(ARGS)
+	$(RUN) -m pytest -n auto --dist loadscope $(T) $(ARGS)
 
 .PHONY: check
 check: format-check lint type arch test ## Format, lint, types, import contracts, then the tests
@@ -85,7 +85,7 @@ arch: $(READY) ## Check that imports go one way (import-linter)
 .PHONY: cov
 cov: $(READY) ## Coverage with branches; the page is htmlcov/index.html
 	$(RUN) -m coverage erase
-	$(RUN) -m pytest -n auto --dist loadgroup $(T) --cov --cov-report=
+	$(RUN) -m pytest -n auto --dist loadscope $(T) --cov --cov-report=
 	$(RUN) -m coverage html --quiet
 	$(RUN) -m coverage report
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from errcd_parties import noisy_pair
+from link_runs import parties_about
+
 from kme.epochs.finalkey import FinalKeyFile, read_final_key
 from kme.errors import StageError
 from kme.ids import Epoch
-from link_runs import parties_about
 from qkd_sim import parties
 from qkd_sim.chain import Side
 from qkd_sim.errors import StoppedError
@@ -196,15 +196,6 @@ def test_keys_that_are_too_short_are_refused_with_what_to_try(tmp_path: Path) ->
         "errcd: no block gave a key: nothing secret would be left (QBER 0.0%, 300 sifted bits); "
         "simulate longer, or more pairs, or fewer errors"
     )
-
-
-def test_sides_whose_raw_keys_do_not_fit_are_refused_with_the_reason(link: Link) -> None:
-    (link.lec.folder("rawkey") / Epoch(START + 1).file_name).unlink()
-    with pytest.raises(StageError) as refused:
-        link.parties().reconcile(BLOCKS[:1])
-    assert refused.value.stage == "errcd"
-    assert "sifted keys of different lengths" in refused.value.message
-    assert "\n" not in refused.value.message
 
 
 def test_a_spoilt_raw_key_is_named_with_the_side_that_has_it(link: Link) -> None:

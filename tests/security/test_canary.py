@@ -12,9 +12,6 @@ from kme.ids import KmeId
 from kme.pair import KME_IDS
 from kme.store.sqlite.masterkey import read_master_key
 
-pytestmark = pytest.mark.xdist_group("canary")
-
-
 STRETCH_BYTES = 16
 """So many bytes in a row of a secret do not occur by chance."""
 

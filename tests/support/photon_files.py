@@ -11,7 +11,7 @@ from kme.errors import EpochFileError
 from qkd_sim.events import Events
 from qkd_sim.packets import Type2, Type3
 
-VECTORS: Final = Path(__file__).parent / "vectors" / "qcrypto"
+VECTORS: Final = Path(__file__).parents[1] / "vectors" / "qcrypto"
 SET_A: Final = VECTORS / "A_guardian_rates"
 SET_C: Final = VECTORS / "C_adaptive_t2"
 SET_E: Final = VECTORS / "E_ec_traces"

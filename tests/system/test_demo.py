@@ -11,8 +11,6 @@ from small_scenario import small_scenario
 
 from qkd_sim.scenarios import FOLDER
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 def _demo(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

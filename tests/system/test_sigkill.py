@@ -4,7 +4,6 @@ import asyncio
 import time
 from pathlib import Path
 
-import pytest
 from pair_on_host import PairOnHost, running_pair
 
 from kme.ids import KmeId
@@ -58,8 +57,19 @@ async def _survive_all_steps(directory: Path, victim: KmeId) -> None:
         assert await pair.check_blocks_are_equal() > 5
 
 
-@pytest.mark.parametrize("victim", KME_IDS)
-def test_sigkill_between_any_two_steps_gives_no_key_twice_and_no_disagreement(
-    victim: KmeId, tmp_path: Path
-) -> None:
-    asyncio.run(_survive_all_steps(tmp_path / "pair", victim))
+class TestLeader:
+    """The leader dies."""
+
+    def test_sigkill_at_any_step_gives_no_key_twice_and_no_disagreement(
+        self, tmp_path: Path
+    ) -> None:
+        asyncio.run(_survive_all_steps(tmp_path / "pair", LEADER))
+
+
+class TestFollower:
+    """The follower dies."""
+
+    def test_sigkill_at_any_step_gives_no_key_twice_and_no_disagreement(
+        self, tmp_path: Path
+    ) -> None:
+        asyncio.run(_survive_all_steps(tmp_path / "pair", FOLLOWER))
