@@ -18,8 +18,8 @@ SMALL: Final = replace(
 )
 """The laboratory with half the light, for two epochs: about 50 000 sifted bits, some key."""
 
-FAINT: Final = replace(SMALL, source=Source(1.0e5, 0.955, 0.935))
-"""A tenth of that: an offset is found, and the stages before errcd take a moment."""
+FAINT: Final = replace(SMALL, source=Source(2.0e5, 0.955, 0.935))
+"""A fifth of that: some 3000 bits of key, and the stages before errcd take a moment."""
 
 STAGES: Final = (
     "esim", "chopper2", "chopper", "getrate", "pfind", "costream", "splicer", "errcd",

@@ -97,14 +97,15 @@ def test_the_same_seed_gives_the_same_bytes_in_every_file_and_reports_for_progra
         (report.stage, report.facts) for report in finished_run.reports
     ]
     assert digests(work) == digests(finished_run.work)
-    assert len(digests(work)) > 20
+    # Raw events; six kinds of packets, for two epochs each; errcd's notes; final keys.
+    assert len(digests(work)) == 2 + 6 * 2 + 2 + 2
 
 
 def test_another_seed_gives_other_files_and_words_for_people(
     finished_run: LinkRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
-    scenario = write_scenario(tmp_path, SMALL)
+    scenario = write_scenario(tmp_path, FAINT)
     run(main, "--work", work, "--scenario", scenario, "--seed", "8")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(STAGES)
@@ -142,7 +143,7 @@ def test_a_bad_scenario_is_one_line_with_file_and_field_and_for_programs_with_th
         path.write_text(scenario)
     work = tmp_path / "work"
     said = refused(main, capsys, "--work", work, "--scenario", path)
-    assert said.startswith(f"qkd-sim run: {path}: {words}") or words in said
+    assert said.startswith(f"qkd-sim run: {path}: {words}")
     with pytest.raises(SystemExit):
         run(main, "--work", work, "--scenario", path, "--reports")
     last = capsys.readouterr().err.splitlines()[-1]
@@ -184,8 +185,8 @@ def test_a_seed_out_of_range_is_refused(
 def test_a_folder_that_cannot_be_made_is_said(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--work", tmp_path / "work", option, "/dev/null/folder"]
-    assert refused(main, capsys, *arguments) == "qkd-sim run: /dev/null/folder: Not a directory"
+    said = refused(main, capsys, "--work", tmp_path / "work", option, "/dev/null/folder")
+    assert said == "qkd-sim run: /dev/null/folder: Not a directory"
 
 
 def test_a_disk_that_takes_no_more_is_said_by_its_stage(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_disk_that_takes_no_more_is_said_by_its_stage(tmp_path: Path) -> None:
 # Being stopped
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "input"])
+@pytest.mark.parametrize("way", ["SIGTERM", "input"])
 def test_a_single_run_stops_at_once_in_the_middle_of_a_stage(way: str, tmp_path: Path) -> None:
     path = write_scenario(tmp_path, FAINT)
     path.write_text(path.read_text().replace("duration_s = 1.2", "duration_s = 1e6"))
