@@ -189,3 +189,24 @@ def test_a_spoilt_raw_key_is_named_with_the_side_that_has_it(link: Link) -> None
 def test_no_block_at_all_is_an_error(link: Link) -> None:
     with pytest.raises(StageError, match="errcd: there is no block of sifted key"):
         link.parties().reconcile([])
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("too many errors in the sample", "; somebody listens, or the analysers are out of line: "),
+        ("nothing secret would be left", "; simulate longer, or more pairs, or fewer errors"),
+        ("the peer refuses the block: the keys still differ after reconciliation", "; try again"),
+        ("of another kind", ""),
+    ],
+)
+def test_why_no_block_gave_a_key_is_said_with_what_to_try(reason: str, advice: str) -> None:
+    result = {"refused": reason, "qber": 0.125, "sifted_bits": 100, "final_bits": 0}
+    said = parties._refusal([result] * 2)
+    assert said.startswith(f"no block gave a key: {reason} (QBER 12.5%, 200 sifted bits){advice}")
+    assert bool(advice) or said.endswith("bits)")
+
+
+def test_a_block_that_was_refused_before_its_sample_has_no_error_rate() -> None:
+    said = parties._refusal([{"refused": "one side has no raw key", "final_bits": 0}])
+    assert said == "no block gave a key: one side has no raw key"

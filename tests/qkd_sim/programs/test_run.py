@@ -225,7 +225,7 @@ def test_a_single_run_stops_at_once_in_the_middle_of_a_stage(way: str, tmp_path:
         code, lasted_s = program.end()
         assert code == 1
         # within a second or two; the bound allows for a busy machine
-        assert lasted_s < 5
+        assert lasted_s < 8
         assert program.errors().splitlines()[-1].startswith("link: stopped in the middle")
         assert not list(program.work.rglob("*events.raw"))
 
@@ -250,14 +250,19 @@ def test_a_continuous_link_that_is_killed_leaves_no_orphan_no_sifted_key_and_no_
         report = link.until("errcd")
         first = used_last(work)
         assert first > lost
-        wait_for(lambda: not (work / "stretch").exists())
         link.until_errcd_is_at_work()
-        assert used_last(work) > first
+        second = used_last(work)
+        assert second > first
+        # Of sifted keys there are those of the stretch at hand alone.
+        assert all(
+            first < Epoch.from_file_name(path.name).number <= second
+            for path in work.glob("stretch/?ec/rawkey/*")
+        )
         assert link.process.stdin is not None
         link.process.stdin.close()
         code, lasted_s = link.end()
         assert (code, link.errors()) == (0, "")
-        assert lasted_s < 5
+        assert lasted_s < 8
     assert not list(parties_about(work))
     assert sorted(path.name for path in work.iterdir()) == ["last-epoch", "last-epoch.lock"]
     hec, lec = ([read_final_key(path) for path in sorted(side.iterdir())] for side in final)
