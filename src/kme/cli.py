@@ -77,7 +77,7 @@ def demo(
     """Do the main job once, without Docker: photons to one key in two SAEs' hands."""
     from kme.demo import DemoJob, run_demo, show_summary  # noqa: PLC0415 - other commands start faster
 
-    console = Console(stderr=as_json)
+    console = _console(stderr=as_json)
     job = DemoJob(_scenario(scenario), seed, out, _log_level(log_level))
     summary = run_demo(job, console)
     show_summary(summary, console, with_key=show_key)
@@ -135,7 +135,7 @@ def serve(  # noqa: PLR0913
         {"log": {"level": _log_level(log_level)}},
     )
     job = ServeJob(plan, driver, _scenario(scenario), ready_file)
-    console = Console()
+    console = _console()
     run_process(lambda stop: serve_pair(job, console, stop))
 
 
@@ -203,7 +203,7 @@ def status(
     """Show what each couple of SAEs of a running `kme serve` could be given now."""
     from kme.status import show_status  # noqa: PLC0415
 
-    asyncio.run(show_status(directory, Console()))
+    asyncio.run(show_status(directory, _console()))
 
 
 def _log_level(text: str) -> str:
@@ -218,6 +218,11 @@ def _scenario(path: Path | None) -> Path | None:
     if path is not None and not path.is_file():
         raise SettingsError(f"--scenario {path}: is no file")
     return path
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return the screen; what is shown is text, never markup, and is not cut or wrapped."""
+    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
 
 
 def _saes(texts: list[str]) -> dict[SaeId, KmeId]:
@@ -244,7 +249,7 @@ def _saes(texts: list[str]) -> dict[SaeId, KmeId]:
 def main() -> NoReturn:
     """Run the command; what a user can cause ends in one line and exit code 1."""
     try:
-        app()
+        app(prog_name="kme")
     except KmeError as error:
         _end(str(error))
     except OSError as error:

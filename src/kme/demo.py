@@ -30,6 +30,7 @@ from kme.etsi014.client import DeliveredKey, Sae014Client, open_client
 from kme.files import write_whole
 from kme.ids import SaeId, SourceId
 from kme.pair import DEFAULT_SAES, Pair, PairPlan, free_ports, lay_out
+from kme.runtime import run
 from kme.store.records import SourceClass
 from kme.supervisor import kme_child, link_reports, stop_child
 
@@ -201,9 +202,7 @@ class _Run:
         facts = ", ".join(
             f"{name} {_shown(value)}" for name, value in report.facts.items() if value is not None
         )
-        self._console.print(
-            f"{report.stage:<19}{report.duration_s:7.2f} s  {facts}", soft_wrap=True
-        )
+        self._console.print(f"{report.stage:<19}{report.duration_s:7.2f} s  {facts}")
 
     @asynccontextmanager
     async def _kmes(self, pair: Pair) -> AsyncIterator[None]:
@@ -348,7 +347,22 @@ def run_demo(job: DemoJob, console: Console) -> Summary:
     KmeError
         See `demo`.
     """
-    return asyncio.run(demo(job, console))
+    summaries: list[Summary] = []
+
+    async def work(stop: asyncio.Event) -> None:
+        main = asyncio.create_task(demo(job, console))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({main, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not main.done():
+            # Ends the processes and removes the folder on its way out.
+            main.cancel()
+            await asyncio.wait({main})
+            raise StageError("demo", "was stopped by a signal before its end")
+        summaries.append(main.result())
+
+    run(work)
+    return summaries[0]
 
 
 def show_summary(summary: Summary, console: Console, *, with_key: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from rich.console import Console
 
-from kme.epochs.qkde import LinkJob
+from kme.epochs.qkde import LinkJob, StageReport
 from kme.errors import KmeError, SettingsError, StageError
 from kme.etsi014.client import open_client
 from kme.files import write_whole
@@ -23,6 +23,8 @@ from kme.supervisor import Child, keep_running, kme_child, link_reports
 
 _POLL_S: Final = 0.25
 _LINK_RESTART_S: Final = 2.0
+_MAX_STILLBORN: Final = 3
+"""So many times in a row the link may fail before its first stage is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,11 @@ async def serve(job: ServeJob, console: Console, stop: asyncio.Event) -> None:
     Raises
     ------
     KmeError
-        If the pair cannot be laid out, or a child dies too often.
+        If the pair cannot be laid out, a KME dies too often, or the link fails
+        again and again before its first stage is done.
     """
+    if job.plan.source_class is SourceClass.RANDOM:
+        console.print("WARNING: the source is random numbers of this host: no quantum key")
     job.plan.directory.mkdir(parents=True, exist_ok=True)
     with _only_one(job.plan.directory):
         pair = lay_out(job.plan)
@@ -109,8 +114,10 @@ async def _keep_link(job: ServeJob, pair: Pair, console: Console, stop: asyncio.
         is_continuous=True,
     )
     link_job.work.mkdir(exist_ok=True)
+    n_stillborn = 0
     while not stop.is_set():
-        run = asyncio.create_task(_show_link(job.driver, link_job, pair, console))
+        reports: list[StageReport] = []
+        run = asyncio.create_task(_show_link(job.driver, link_job, pair, console, reports))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({run, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -121,6 +128,9 @@ async def _keep_link(job: ServeJob, pair: Pair, console: Console, stop: asyncio.
         except asyncio.CancelledError:
             return
         except StageError as error:
+            n_stillborn = 0 if reports else n_stillborn + 1
+            if n_stillborn == _MAX_STILLBORN:
+                raise
             console.print(f"link: {error}; it is started again in {_LINK_RESTART_S:.0f} s")
             try:
                 await asyncio.wait_for(stop.wait(), _LINK_RESTART_S)
@@ -128,9 +138,12 @@ async def _keep_link(job: ServeJob, pair: Pair, console: Console, stop: asyncio.
                 continue
 
 
-async def _show_link(driver: str, job: LinkJob, pair: Pair, console: Console) -> None:
-    """Run the link once and say when it has made key."""
+async def _show_link(
+    driver: str, job: LinkJob, pair: Pair, console: Console, reports: list[StageReport]
+) -> None:
+    """Run the link until its end, keep its last report, and say when it has made key."""
     async for report in link_reports(driver, job, pair.directory / "link.log"):
+        reports[:] = [report]
         final_bits = report.facts.get("final_bits")
         if final_bits:
             console.print(f"link: {final_bits} bits of final key ({report.stage})")
@@ -144,11 +157,9 @@ async def _announce(job: ServeJob, pair: Pair, console: Console, stop: asyncio.E
         return
     if not await _is_stocked(pair, couple, stop):
         return
-    if job.plan.source_class is SourceClass.RANDOM:
-        console.print("WARNING: the bits are random numbers of this host, no quantum key")
     console.print("keys can be drawn; one key at both ends:")
     for line in curl_lines(pair, couple):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line)
     if job.ready_file is not None:
         write_whole(job.ready_file, f"{pair.description}\n".encode())
 

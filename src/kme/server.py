@@ -28,6 +28,7 @@ ASGIApplication: TypeAlias = Any
 
 _BACKLOG: Final = 512
 _TICK_S: Final = 1.0
+_GOODBYE_S: Final = 0.25
 _ACCEPT_AGAIN_S: Final = 0.1
 _ERROR_BODY: Final = b'{"message":"%b"}'
 
@@ -171,9 +172,11 @@ class MutualTlsServer:
         connections = self._connections()
         for connection in connections:
             connection.shutdown()
-        ends = [*(connection.closed for connection in connections), *self._state.tasks]
-        if ends:
-            await asyncio.wait(ends, timeout=self._limits.shutdown_s)
+        if answers := list(self._state.tasks):
+            await asyncio.wait(answers, timeout=self._limits.shutdown_s)
+        # A client that is idle does not read, and so does not say goodbye either.
+        if closing := [connection.closed for connection in connections]:
+            await asyncio.wait(closing, timeout=_GOODBYE_S)
         await self._abort_all()
 
     async def _keep_accepting(self, listening: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,21 @@ def test_a_folder_that_is_not_empty_is_not_used(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "is not empty; name a new folder" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_signal_ends_it_and_leaves_no_key_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kme", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("esim"):
+        assert process.poll() is None
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.strip() == "kme: demo: was stopped by a signal before its end"
+    assert list(tmp_path.iterdir()) == []

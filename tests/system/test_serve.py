@@ -179,3 +179,26 @@ def test_serve_and_run_refuse_a_seed(command: list[str]) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "--seed" in done.stderr
+
+
+def test_a_link_that_cannot_start_ends_it_instead_of_being_tried_for_ever(tmp_path: Path) -> None:
+    scenario = tmp_path / "wrong.toml"
+    scenario.write_text("[source]\npair_rate_khz = 5\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kme", "serve", "--dir", str(tmp_path / "pair"),
+         "--scenario", str(scenario), "--base-port", str(_base_port())],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "[source] pair_rate_khz is unknown" in done.stdout
+    assert "[source] pair_rate_khz is unknown" in done.stderr.splitlines()[-1]
+
+
+def test_both_kmes_and_the_link_stop_within_a_few_seconds(tmp_path: Path) -> None:
+    options = ("--source", "random", "--base-port", str(_base_port()))
+    with _serving(tmp_path / "pair", *options) as process:
+        started_s = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert time.monotonic() - started_s < 4.0
