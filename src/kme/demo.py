@@ -190,7 +190,8 @@ class _Run:
         facts: dict[str, Fact] = {}
         started_s = time.monotonic()
         try:
-            yield facts
+            with self._console.status(name):
+                yield facts
         except StageError:
             raise
         except (KmeError, OSError) as error:
@@ -226,8 +227,10 @@ class _Run:
     async def _distil(self, pair: Pair) -> None:
         """Run the link once: photon events to final key files of both sides."""
         job = LinkJob(self._final_keys(), self._chain, self._job.scenario, self._job.seed)
-        async for report in link_reports("sim", job, pair.directory / "link.log"):
-            self._show(report)
+        with self._console.status("link") as status:
+            async for report in link_reports("sim", job, pair.directory / "link.log"):
+                self._show(report)
+                status.update(f"link: {report.stage} is done")
         if not self._summary.fact("errcd", "final_bits"):
             raise StageError(
                 "errcd", "no secret bits came out; try a scenario with more pairs or fewer errors"
