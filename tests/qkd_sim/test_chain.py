@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from link_runs import FAINT, STAGES, LinkRun, parties_about, run_chain
 
 from kme.epochs.finalkey import read_final_key
 from kme.errors import StageError
 from kme.ids import Epoch
+from link_runs import FAINT, STAGES, LinkRun, parties_about, run_chain
 from qkd_sim.chain import BLOCK_BITS, Chain, Side, Stretch, _Blocks, whole_epochs
 from qkd_sim.errors import StoppedError
 from qkd_sim.params import Channel, Detectors, Eavesdropper, Run, Scenario, Source

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from errcd_parties import noisy_pair
-from link_runs import parties_about
 
+from errcd_parties import noisy_pair
 from kme.epochs.finalkey import FinalKeyFile, read_final_key
 from kme.errors import StageError
 from kme.ids import Epoch
+from link_runs import parties_about
 from qkd_sim import parties
 from qkd_sim.chain import Side
 from qkd_sim.errors import StoppedError

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from link_runs import SMALL
 
 from kme.epochs.qkde import StageReport
 from kme.epochs.used import UsedEpochs
 from kme.errors import StageError
 from kme.ids import Epoch
 from kme.units import EPOCH_SECONDS
+from link_runs import SMALL
 from qkd_sim import rounds
 from qkd_sim.chain import Side, Stretch, whole_epochs
 from qkd_sim.errors import InputError, StoppedError

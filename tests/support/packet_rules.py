@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
-from photon_files import read_or_refuse
 
 from kme.errors import EpochFileError
 from kme.ids import Epoch
+from photon_files import read_or_refuse
 from qkd_sim.packets import Packet
 
 local_epochs = st.integers(0, (1 << 17) - 1).map(Epoch)

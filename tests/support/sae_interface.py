@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from server_thread import ServerThread
-from supply_pair import RESIDENTS, A, B, SupplyPair, directory_of
 
 from kme.clock import SystemClock
 from kme.etsi014.api import create_app
@@ -20,6 +18,8 @@ from kme.pki.bundle import CredentialFiles
 from kme.pki.site import SitePki, make_pki
 from kme.pki.tls import client_context, server_context
 from kme.server import MutualTlsServer
+from server_thread import ServerThread
+from supply_pair import RESIDENTS, A, B, SupplyPair, directory_of
 
 HOST = "127.0.0.1"
 STRANGER = SaeId("stranger")

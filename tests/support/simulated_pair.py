@@ -6,6 +6,14 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from kme.ids import Epoch, KmeId, SourceId
+from kme.pairing.pair import PairEnd, PeerConfig
+from kme.pairing.pairing import Pairing
+from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, PeerHandler
+from kme.secret import Secret
+from kme.store.memory import MemoryStore
+from kme.store.ports import Store
+from kme.store.records import FinalKeyRef, Proposal, Settlement, SourceClass, Verdict
 from simulation import (
     CrashingStore,
     Fuse,
@@ -16,15 +24,6 @@ from simulation import (
     StoreFaults,
     VirtualClock,
 )
-
-from kme.ids import Epoch, KmeId, SourceId
-from kme.pairing.pair import PairEnd, PeerConfig
-from kme.pairing.pairing import Pairing
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, PeerHandler
-from kme.secret import Secret
-from kme.store.memory import MemoryStore
-from kme.store.ports import Store
-from kme.store.records import FinalKeyRef, Proposal, Settlement, SourceClass, Verdict
 
 ALICE_KME = KmeId("kme-a")
 BOB_KME = KmeId("kme-b")

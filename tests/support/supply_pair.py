@@ -5,8 +5,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from simulation import VirtualClock
-
 from kme.clock import Clock
 from kme.errors import PeerUnavailableError, StoreUnavailableError
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
@@ -23,6 +21,7 @@ from kme.store.records import (
 from kme.supply.cache import DEFAULT_CACHE_BYTES
 from kme.supply.directory import SaeDirectory
 from kme.supply.supply import LinkSupply
+from simulation import VirtualClock
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
 ALICE, CAROL = SaeId("alice"), SaeId("carol")

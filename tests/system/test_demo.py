@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_scenario import small_scenario
 
 from qkd_sim.scenarios import FOLDER
+from small_scenario import small_scenario
 
 
 def _demo(*options: str) -> subprocess.CompletedProcess[str]:

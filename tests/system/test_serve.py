@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_scenario import small_scenario
 
 from kme.errors import KeyNotFoundError, KmeError
 from kme.etsi014.client import DeliveredKey, Sae014Client, open_client
 from kme.ids import KmeId, SaeId
 from kme.pair import free_ports
 from kme.pki.bundle import CredentialFiles
+from small_scenario import small_scenario
 
 
 def _base_port() -> int:

@@ -4,10 +4,9 @@ import asyncio
 import time
 from pathlib import Path
 
-from pair_on_host import PairOnHost, running_pair
-
 from kme.ids import KmeId
 from kme.pair import KME_IDS
+from pair_on_host import PairOnHost, running_pair
 
 LEADER, FOLLOWER = KME_IDS
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from link_runs import FAINT, SMALL, STAGES, LinkRun, digests, parties_about, write_scenario
-from program_runs import refused, run
 
 from kme.epochs.finalkey import read_final_key
 from kme.epochs.qkde import StageReport
 from kme.ids import Epoch
+from link_runs import FAINT, SMALL, STAGES, LinkRun, digests, parties_about, write_scenario
+from program_runs import refused, run
 from qkd_sim.programs.run import main
 
 SOON_S = 20.0

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from program_runs import refused
 
+from program_runs import refused
 from qkd_sim.programs import warm
 
 
