@@ -153,7 +153,10 @@ class PairingSettings(_Section):
         default=5.0, gt=0, le=60, description="Time-out of one call to a peer."
     )
     key_lifetime_s: int = Field(
-        default=86_400, ge=1, description="How long keys of a block may be drawn, from pairing."
+        default=86_400,
+        ge=1,
+        description="How long keys of a block may be drawn, from pairing; it is recorded with "
+        "each block, and not enforced yet.",
     )
 
     @model_validator(mode="after")
