@@ -1,6 +1,7 @@
 """pair - two KMEs on one host: their folders, certificates, configuration and description."""
 
 import json
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,9 @@ DEFAULT_SAES: Final = {
 """Who lives where, unless told otherwise; `eve` is there to be refused."""
 
 PORTS_NEEDED: Final = 4
+
+_FREE_PORTS: Final = range(16_384, 32_768)
+_PLACES_TRIED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +150,32 @@ class Pair:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports that nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return TCP ports in a row that nobody listens on just now.
+
+    They lie below the range from which systems give ports to outgoing
+    connections, so that none of those takes one before it is bound.
+
+    Raises
+    ------
+    SettingsError
+        If none were found in a hundred places.
+    """
+    for _ in range(_PLACES_TRIED):
+        base = _FREE_PORTS.start + secrets.randbelow(len(_FREE_PORTS) - count)
+        ports = list(range(base, base + count))
+        if all(_is_free(port) for port in ports):
+            return ports
+    raise SettingsError(f"no {count} free TCP ports in a row were found on {HOST}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def ports_from(base_port: int) -> list[int]:

@@ -18,14 +18,13 @@ import pytest
 from kme.errors import KeyNotFoundError, KmeError
 from kme.etsi014.client import DeliveredKey, Sae014Client, open_client
 from kme.ids import KmeId, SaeId
-from kme.pair import free_ports
+from kme.pair import PORTS_NEEDED, free_ports
 from kme.pki.bundle import CredentialFiles
 from small_scenario import small_scenario
 
 
 def _base_port() -> int:
-    """Return a port with three free ones behind it, as far as one can tell."""
-    return free_ports(1)[0] % 20_000 + 30_000
+    return free_ports(PORTS_NEEDED)[0]
 
 
 @contextmanager
