@@ -61,6 +61,20 @@ def test_lock_files_pin_every_package_by_hash_and_name_no_index() -> None:
             assert "--hash=sha256:" in block, f"{path}: {block.splitlines()[0]}"
 
 
+@pytest.mark.parametrize(
+    ("project", "lock"),
+    [("pyproject.toml", "kme.txt"), ("pyproject.toml", "dev.txt"),
+     ("qkd-sim/pyproject.toml", "qkd-sim.txt"), ("qkd-sim/pyproject.toml", "dev.txt")],
+)  # fmt: skip
+def test_every_dependency_stands_in_its_lock_file(project: str, lock: str) -> None:
+    wanted = tomllib.loads((ROOT / project).read_text())["project"]["dependencies"]
+    names = {re.split(r"[^A-Za-z0-9._-]", line)[0] for line in wanted} - {"qkd-kme"}
+    pinned = set(
+        re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements" / lock).read_text(), re.MULTILINE)
+    )
+    assert names - pinned == set(), "run `make lock`"
+
+
 def test_own_distributions_are_never_looked_up_by_name() -> None:
     for path in (ROOT / "requirements").glob("*.txt"):
         assert not re.search(r"^(qkd-kme|qkd-sim|kme)\b", path.read_text(), re.MULTILINE), path
