@@ -21,6 +21,15 @@ class Clock(Protocol):
         ...
 
 
+async def pause(stop: asyncio.Event, duration_s: float) -> None:
+    """Wait for so many seconds, but no longer than until `stop` is set."""
+    try:
+        async with asyncio.timeout(duration_s):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
 class SystemClock:
     """The time of the machine."""
 

@@ -40,7 +40,6 @@ EVE: Final = SaeId("eve")
 SIDES: Final = ("hec", "lec")
 """The first KME stands at the high count side of the link, the second at the low count side."""
 
-_START_TIMEOUT_S: Final = 20.0
 _STOCK_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.1
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from rich.console import Console
 
+from kme.clock import pause
 from kme.epochs.qkde import LinkJob, StageReport
 from kme.errors import KmeError, SettingsError, StageError
 from kme.etsi014.client import open_client
@@ -132,10 +133,7 @@ async def _keep_link(job: ServeJob, pair: Pair, console: Console, stop: asyncio.
             if n_stillborn == _MAX_STILLBORN:
                 raise
             console.print(f"link: {error}; it is started again in {_LINK_RESTART_S:.0f} s")
-            try:
-                await asyncio.wait_for(stop.wait(), _LINK_RESTART_S)
-            except TimeoutError:
-                continue
+            await pause(stop, _LINK_RESTART_S)
 
 
 async def _show_link(
@@ -195,10 +193,7 @@ async def _has_keys(pair: Pair, master: SaeId, slave: SaeId, stop: asyncio.Event
             except KmeError:
                 # Not up yet, or the peer isn't: asked again until someone stops us.
                 pass
-            try:
-                await asyncio.wait_for(stop.wait(), _POLL_S)
-            except TimeoutError:
-                continue
+            await pause(stop, _POLL_S)
     return False
 
 

@@ -14,7 +14,8 @@ TICKS_PER_NS: Final = 8
 TICKS_PER_EPOCH: Final = 1 << 32
 """An epoch is 2^32 ticks = 2^29 ns = 0.536870912 s."""
 
-EPOCH_SECONDS: Final = 2**29 / 1e9
+EPOCH_NS: Final = 1 << 29
+EPOCH_SECONDS: Final = EPOCH_NS / 1e9
 
 
 def bytes_of_bits(size_bits: int) -> int:

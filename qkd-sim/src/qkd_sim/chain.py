@@ -16,7 +16,7 @@ import numpy as np
 from kme.epochs.qkde import Fact, StageReport
 from kme.errors import KmeError, StageError
 from kme.ids import Epoch
-from kme.units import TICKS_PER_NS
+from kme.units import EPOCH_NS, TICKS_PER_NS
 from qkd_sim import chopper, chopper2, costream, esim, getrate, pfind, splicer
 from qkd_sim.epochsplit import EpochEvents, SplitRules, split_epochs
 from qkd_sim.errors import InputError, StoppedError
@@ -28,8 +28,6 @@ from qkd_sim.protocols import BB84
 from qkd_sim.sifted import Summary
 
 _Item = TypeVar("_Item")
-
-NS_PER_EPOCH: Final = 1 << 29
 
 PFIND_EPOCHS: Final = 4
 WINDOW_TICKS: Final = 16
@@ -94,7 +92,7 @@ class Stretch:
     @property
     def start_time_ns(self) -> int:
         """Its beginning, in nanoseconds since 1970."""
-        return self.start.number * NS_PER_EPOCH
+        return self.start.number * EPOCH_NS
 
 
 class _TimeOf:
@@ -326,4 +324,4 @@ class _Blocks:
 
 def whole_epochs(scenario: Scenario) -> int:
     """Return how many epochs a stretch of this scenario lasts, the broken one included."""
-    return -(-int(scenario.run.duration_s * 1e9) // NS_PER_EPOCH) + 1
+    return -(-int(scenario.run.duration_s * 1e9) // EPOCH_NS) + 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from kme.clock import Clock
+from kme.epochs.driver import most_waiting
 from kme.epochs.qkde import StageReport
 from kme.epochs.used import UsedEpochs
 from kme.errors import StageError
@@ -117,8 +118,7 @@ class Rounds:
 
     def _is_full(self) -> bool:
         """Whether a side's final keys pile up."""
-        waiting = (sum(1 for _ in folder.glob("????????")) for folder in self._final)
-        return max(waiting) >= MAX_WAITING_FILES
+        return most_waiting(self._final) >= MAX_WAITING_FILES
 
     def _wait_until(self, monotonic_s: float, stop: threading.Event) -> None:
         """Wait until so much time is over."""

@@ -1,10 +1,11 @@
-"""driver - a driver's process: asked to stop by a signal, or by the end of its input."""
+"""driver - a driver's process: when it is asked to stop, and how much nobody took in yet."""
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -34,6 +35,11 @@ def stop_asked(*, stops_with_input: bool) -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def most_waiting(folders: Iterable[Path]) -> int:
+    """Return how many final key files wait in the fullest of these folders."""
+    return max(sum(1 for _ in folder.glob("????????")) for folder in folders)
 
 
 def when_input_ends(act: Callable[[], object]) -> None:

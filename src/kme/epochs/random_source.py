@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kme.epochs.driver import stop_asked
+from kme.epochs.driver import most_waiting, stop_asked
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
 from kme.epochs.qkde import Fact, LinkJob, StageReport
 from kme.epochs.used import UsedEpochs
@@ -74,8 +74,7 @@ class RandomSource:
 
     def is_full(self) -> bool:
         """Whether a KME hasn't taken in yet what it was given."""
-        waiting = max(sum(1 for _ in folder.glob("????????")) for folder in self.final_keys)
-        return waiting >= MAX_WAITING_FILES
+        return most_waiting(self.final_keys) >= MAX_WAITING_FILES
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kme.clock import pause
 from kme.errors import IdentifierError, UnavailableError
 from kme.ids import Epoch
 from kme.ingest.ingest import Feed, Ingest, Outcome
@@ -126,7 +127,7 @@ class Watcher:
                 self.counts.n_failures += 1
                 delay_s = self._longer(delay_s)
                 self._report("taking in failed", feed, error, delay_s)
-            await _wait(stop, delay_s)
+            await pause(stop, delay_s)
 
     def _longer(self, delay_s: float) -> float:
         return min(max(2 * delay_s, self._poll_interval_s), _MAX_BACK_OFF_S)
@@ -142,15 +143,6 @@ class Watcher:
                 "again_in_s": round(delay_s, 3),
             },
         )
-
-
-async def _wait(stop: asyncio.Event, delay_s: float) -> None:
-    """Wait, but no longer than until `stop` is set."""
-    try:
-        async with asyncio.timeout(delay_s):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 def _epoch_names(directory: Path) -> set[str]:
