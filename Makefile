@@ -94,9 +94,10 @@ cov: $(READY) ## Coverage with branches; the page is htmlcov/index.html
 .PHONY: lock
 lock: $(READY) ## Renew the hash-pinned requirements
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) pyproject.toml -o requirements/kme.txt
+	$(RUN) -m uv pip compile $(LOCK_OPTIONS) --extra appliance pyproject.toml -o requirements/appliance.txt
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) pyproject.toml qkd-sim/pyproject.toml -o requirements/qkd-sim.txt
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) --group pyproject.toml:dev --group pyproject.toml:build \
-	  pyproject.toml qkd-sim/pyproject.toml -o requirements/dev.txt
+	  --extra appliance pyproject.toml qkd-sim/pyproject.toml -o requirements/dev.txt
 
 # The project itself is installed from the checkout and is never looked up by name.
 LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -17,6 +17,7 @@
     │   │   └── OverlapError        part of the key was given out under another id
     │   └── RequestError            the request itself cannot be met, now or later
     │       └── RequestFieldError   and these members of it are why
+    ├── ConflictError               somebody else wrote first: read again, then decide
     ├── UnavailableError            not now: try again
     │   ├── OutOfKeysError          too few bytes in stock
     │   ├── PeerUnavailableError    the other KME was not heard within its lease
@@ -191,6 +192,12 @@ class RequestFieldError(RequestError):
     def __init__(self, message: str, fields: Sequence[Mapping[str, str]]) -> None:
         super().__init__(message, fields=fields)
         self.fields = tuple(fields)
+
+
+class ConflictError(KmeError):
+    """Somebody else wrote first, and this write surely did not happen: read again, then decide."""
+
+    code = "conflict"
 
 
 class UnavailableError(KmeError):

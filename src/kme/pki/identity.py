@@ -12,6 +12,9 @@ SAE_PREFIX: Final = "sae-id:"
 KME_PREFIX: Final = "kme-id:"
 """What the URI in a KME's certificate begins with; the KME id follows."""
 
+SERVICE_PREFIX: Final = "service-id:"
+"""What the URI in the certificate of one of the appliance's own services begins with."""
+
 
 def uri_identity(certificate: x509.Certificate, prefix: str) -> str:
     """Read the identity that stands behind `prefix` in a certificate's URIs.
@@ -26,7 +29,7 @@ def uri_identity(certificate: x509.Certificate, prefix: str) -> str:
     certificate
         The leaf certificate of the caller.
     prefix
-        `SAE_PREFIX` or `KME_PREFIX`.
+        `SAE_PREFIX`, `KME_PREFIX` or `SERVICE_PREFIX`.
 
     Returns
     -------

@@ -1,0 +1,1 @@
+"""appliance - one module per service of the appliance: its settings, and how it is composed."""

@@ -1,0 +1,1 @@
+"""vault - HashiCorp Vault: sessions that log in by certificate, documents under check-and-set."""
