@@ -1,4 +1,4 @@
-"""settings - what several services of the appliance are told: who they are, where Vault is, the log.
+"""settings - what services of the appliance are told: who they are, where Vault is, the log.
 
 Every service reads its settings from the environment (prefix ``KME_``, ``__``
 between levels); the Compose files pass on what a site chose in ``.env``, and
