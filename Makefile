@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 LOCKS  := requirements/kme.txt requirements/qkd-sim.txt requirements/dev.txt
 
 ARGS ?=
-T    ?= tests
+T    ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nOptions are passed on with ARGS, for instance: make demo ARGS="--json --seed 7"\n'
 
 .PHONY: setup
@@ -50,11 +50,106 @@ demo: $(READY) ## The main job once, without Docker: photons to one key in two S
 serve: $(READY) ## Two KMEs and a running simulated link, until Ctrl-C; prints the curl lines
 	@exec $(RUN) -m kme serve $(ARGS)
 
+##@ The appliance (Docker); a site's settings stand in .env, or in another folder's: SITE=DIR
+
+APPLIANCE = @SITE="$(SITE)" YES="$(YES)" scripts/appliance
+SITE ?= .
+YES  ?=
+
+.PHONY: check-config
+check-config: ## Check the settings in .env
+	$(APPLIANCE) check-config
+
+.PHONY: images
+images: ## Build the images of our own services
+	@scripts/build-images
+
+.PHONY: offline-images
+offline-images: ## Make the base, Vault and Traefik images where no image registry is reachable
+	@scripts/offline-images
+
+.PHONY: init
+init: ## First start: certificates, Vault, first keys; again, it completes and renews
+	$(APPLIANCE) init
+
+.PHONY: connect
+connect: ## Write this KME's bundle; trust the other KME's: make connect PEER=FILE
+	$(APPLIANCE) connect $(if $(PEER),"$(PEER)")
+
+.PHONY: up
+up: ## Start the KME and wait until it serves
+	$(APPLIANCE) up
+
+.PHONY: down
+down: ## Stop it; nothing is lost
+	$(APPLIANCE) down
+
+.PHONY: log
+log: ## What the services say; one of them: make log S=rest
+	$(APPLIANCE) log $(S)
+
+.PHONY: ps
+ps: ## Which containers run, and how they are
+	$(APPLIANCE) ps
+
+.PHONY: transfer
+transfer: ## Bring the other KME its final keys: make transfer HOST=USER@HOST:DIR
+	$(APPLIANCE) transfer "$(HOST)"
+
+.PHONY: notify
+notify: ## Have the final keys taken in that lie in epochs/in
+	$(APPLIANCE) notify
+
+.PHONY: refill
+refill: ## More key from the simulated link, for both KMEs: make refill HOST=USER@HOST:DIR
+	$(APPLIANCE) refill "$(HOST)"
+
+.PHONY: keys
+keys: ## How much key is in stock, at both ends
+	$(APPLIANCE) keys
+
+.PHONY: compare
+compare: ## Is the stock of both ends equal?
+	$(APPLIANCE) compare
+
+.PHONY: key
+key: ## Fetch one key at both ends and compare
+	@SITE="$(SITE)" PEER_SITE="$(PEER_SITE)" scripts/get-key $(ARGS)
+
+.PHONY: sae
+sae: ## Issue an SAE's certificate: make sae NAME=...
+	$(APPLIANCE) sae "$(NAME)"
+
+.PHONY: revoke-sae
+revoke-sae: ## Revoke an SAE's certificates: make revoke-sae NAME=...
+	$(APPLIANCE) revoke-sae "$(NAME)"
+
+.PHONY: inspect
+inspect: ## What an operator may see in Vault: counts and digests, never key
+	$(APPLIANCE) inspect
+
+.PHONY: clear
+clear: ## Drop the keys at both ends, after asking
+	$(APPLIANCE) clear
+
+.PHONY: two-kmes
+two-kmes: ## Two appliances on this host, from nothing to one key compared
+	@scripts/two-kmes
+
 ##@ Checks
 
 .PHONY: test
 test: $(READY) ## The test suite; one part of it: make test T=tests/unit/supply
 	$(RUN) -m pytest -n auto --dist loadscope $(T) $(ARGS)
+
+.PHONY: test-vault
+test-vault: $(READY) ## Tests that need a real Vault, Traefik or sshd
+	scripts/build-vault
+	$(RUN) -m pytest tests/integration $(ARGS)
+
+.PHONY: test-system
+test-system: $(READY) ## Tests of two appliances in Docker (make two-kmes starts them)
+	$(RUN) -m pytest tests/appliance $(ARGS)
 
 .PHONY: check
 check: format-check lint type arch test ## Format, lint, types, import contracts, then the tests
@@ -108,6 +203,7 @@ docs: $(READY) ## Regenerate docs/configuration.md from the settings
 	$(RUN) -m kme check-config --describe > docs/configuration.md
 
 .PHONY: clean
-clean: ## Remove the virtual environment, caches and reports
+clean: ## Remove everything made: after asking the appliance, then environment, caches, reports
+	@if [ -f "$(SITE)/.env" ]; then SITE="$(SITE)" YES="$(YES)" scripts/appliance clean; fi
 	rm -rf $(VENV) .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src qkd-sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
