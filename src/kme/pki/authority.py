@@ -8,6 +8,7 @@ from enum import Flag, auto
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -19,7 +20,8 @@ from kme.pki.bundle import Credential
 BACKDATE: Final = timedelta(hours=1)
 """Certificates start in the past, so that a clock that lags a little accepts them."""
 
-_MAX_COMMON_NAME: Final = 64
+MAX_COMMON_NAME: Final = 64
+"""Longest common name (RFC 5280 appendix A.1, ub-common-name); what is longer is cut."""
 
 
 class TlsRole(Flag):
@@ -86,6 +88,8 @@ class Leaf:
 
     def describes(self, certificate: x509.Certificate) -> bool:
         """Return whether a certificate says just this: names and roles."""
+        if certificate.subject != _subject(self.common_name):
+            return False
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
@@ -95,11 +99,52 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthorityTerms:
+    """What an authority's certificate is to say.
+
+    Parameters
+    ----------
+    common_name
+        For people to read; at most `MAX_COMMON_NAME` characters stay.
+    path_length
+        How many levels of authorities it may make below itself.
+    roles
+        What leaves below it may be used for: verifiers check the extended key
+        usage along the chain. None, for roots: not narrowed.
+    """
+
+    common_name: str
+    path_length: int
+    roles: TlsRole | None = None
+
+    def extensions(self) -> list[tuple[x509.ExtensionType, bool]]:
+        """Return each extension, and whether it is critical."""
+        extensions: list[tuple[x509.ExtensionType, bool]] = [
+            (x509.BasicConstraints(ca=True, path_length=self.path_length), True),
+            (_key_usage(key_cert_sign=True, crl_sign=True), True),
+        ]
+        if self.roles is not None:
+            extensions.append((_usage(self.roles), False))
+        return extensions
+
+    def describes(self, certificate: x509.Certificate) -> bool:
+        """Return whether a certificate says just this, beside its keys' identifiers."""
+        if certificate.subject != _subject(self.common_name):
+            return False
+        identifiers = (x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier)
+        try:
+            said = [(one.value, one.critical) for one in certificate.extensions]
+        except (x509.DuplicateExtension, ValueError):
+            return False
+        return self.extensions() == [one for one in said if not isinstance(one[0], identifiers)]
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
     """A certificate authority with its key: a root, or an issuer under one.
 
-    Keys of authorities are on P-384, those of leaves on P-256; all signatures
-    are ECDSA with SHA-384.
+    Keys of authorities are on P-384, those of leaves on P-256 unless a caller
+    says otherwise; all signatures are ECDSA with SHA-384.
 
     Parameters
     ----------
@@ -110,12 +155,31 @@ class Authority:
     credential: Credential
 
     @classmethod
-    def root(cls, name: str, validity: Validity) -> Self:
-        """Make a self-signed root that allows one level of issuing authorities."""
-        key = ec.generate_private_key(ec.SECP384R1())
+    def root(
+        cls,
+        name: str,
+        validity: Validity,
+        path_length: int = 1,
+        key: ec.EllipticCurvePrivateKey | None = None,
+    ) -> Self:
+        """Make a self-signed root.
+
+        Parameters
+        ----------
+        name
+            For people to read.
+        validity
+            How long it holds.
+        path_length
+            How many levels of authorities it allows below itself.
+        key
+            The key that it had before, so that what was issued stays valid; a
+            fresh one if None.
+        """
+        key = key or new_key()
         subject = _subject(name)
         builder = _builder(subject, subject, key.public_key(), validity)
-        builder = _as_authority(builder, path_length=1)
+        builder = _as_authority(builder, AuthorityTerms(name, path_length))
         builder = _linked(builder, key.public_key(), key.public_key())
         return cls(Credential((builder.sign(key, hashes.SHA384()),), key))
 
@@ -126,21 +190,49 @@ class Authority:
         key usage in it binds what it issues (OpenSSL and browsers check it
         along the chain).
         """
-        key = ec.generate_private_key(ec.SECP384R1())
-        builder = self._builder_under(_subject(name), key.public_key(), validity)
-        builder = _as_authority(builder, path_length=0)
-        builder = builder.add_extension(_usage(roles), critical=False)
-        return Authority(Credential((self._sign(builder), *self._issuers()), key))
+        key = new_key()
+        terms = AuthorityTerms(name, 0, roles)
+        return Authority(Credential(self.certify(terms, key.public_key(), validity), key))
 
-    def issue(self, leaf: Leaf, validity: Validity) -> Credential:
-        """Make an end certificate with a fresh key on P-256.
+    def certify(
+        self, terms: AuthorityTerms, public_key: ec.EllipticCurvePublicKey, validity: Validity
+    ) -> tuple[x509.Certificate, ...]:
+        """Make an authority of whoever holds the key to `public_key`.
+
+        Returns
+        -------
+        tuple of Certificate
+            Its certificate, then its issuers in order; the root is left out.
+        """
+        builder = self._builder_under(_subject(terms.common_name), public_key, validity)
+        return (self._sign(_as_authority(builder, terms)), *self.below_root)
+
+    @property
+    def below_root(self) -> tuple[x509.Certificate, ...]:
+        """What follows a certificate that this authority issues, the root left out."""
+        chain = self.credential.chain
+        is_root = chain[0].subject == chain[0].issuer
+        return () if is_root else chain
+
+    def has_issued(self, certificate: x509.Certificate) -> bool:
+        """Return whether this authority signed a certificate, its own if it is a root."""
+        try:
+            certificate.verify_directly_issued_by(self.credential.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
+    def issue(
+        self, leaf: Leaf, validity: Validity, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> Credential:
+        """Make an end certificate, with a fresh key on P-256 unless one is given.
 
         Raises
         ------
         CredentialError
             If a name of `leaf` cannot stand in a certificate.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         builder = self._builder_under(_subject(leaf.common_name), key.public_key(), validity)
         builder = builder.add_extension(
             x509.BasicConstraints(ca=False, path_length=None), critical=True
@@ -148,7 +240,7 @@ class Authority:
         builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
         builder = builder.add_extension(_usage(leaf.roles), critical=False)
         builder = builder.add_extension(leaf.names(), critical=False)
-        return Credential((self._sign(builder), *self._issuers()), key)
+        return Credential((self._sign(builder), *self.below_root), key)
 
     def revocation_list(
         self, revoked: Mapping[int, datetime], number: int, validity: Validity
@@ -186,13 +278,13 @@ class Authority:
         builder = _builder(subject, own.subject, public_key, validity.within(mine))
         return _linked(builder, public_key, own.public_key())
 
-    def _issuers(self) -> tuple[x509.Certificate, ...]:
-        chain = self.credential.chain
-        is_root = chain[0].subject == chain[0].issuer
-        return () if is_root else chain
-
     def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         return builder.sign(self.credential.key, hashes.SHA384())
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Make a private key on P-384, as authorities have."""
+    return ec.generate_private_key(ec.SECP384R1())
 
 
 def revoked_serials(revocation_list: x509.CertificateRevocationList) -> dict[int, datetime]:
@@ -226,10 +318,12 @@ def _builder(
     )
 
 
-def _as_authority(builder: x509.CertificateBuilder, path_length: int) -> x509.CertificateBuilder:
-    constraints = x509.BasicConstraints(ca=True, path_length=path_length)
-    usage = _key_usage(key_cert_sign=True, crl_sign=True)
-    return builder.add_extension(constraints, critical=True).add_extension(usage, critical=True)
+def _as_authority(
+    builder: x509.CertificateBuilder, terms: AuthorityTerms
+) -> x509.CertificateBuilder:
+    for extension, is_critical in terms.extensions():
+        builder = builder.add_extension(extension, critical=is_critical)
+    return builder
 
 
 def _linked(
@@ -276,7 +370,7 @@ def _usage(roles: TlsRole) -> x509.ExtendedKeyUsage:
 
 
 def _subject(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_MAX_COMMON_NAME])])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:MAX_COMMON_NAME])])
 
 
 def _host_name(host: str) -> x509.GeneralName:

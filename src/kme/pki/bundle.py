@@ -1,4 +1,4 @@
-"""bundle - certificates, chains and keys: PEM files in, checked objects out, and back."""
+"""bundle - certificates, chains and keys: PEM and PKCS#12 in, checked objects out, and back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +10,17 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
+    pkcs12,
 )
 
 from kme.errors import CredentialError, InputError
 from kme.files import write_whole
+from kme.secret import Secret
 
 MAX_FILE_BYTES: Final = 1 << 20
 """No certificate, key or revocation list is larger; a bigger file is something else."""
@@ -71,8 +74,13 @@ class CredentialFiles:
     key: Path
 
 
-def write_credential(credential: Credential, files: CredentialFiles) -> None:
-    """Write the key (mode 0600), then the chain, each file whole.
+def write_credential(
+    credential: Credential,
+    files: CredentialFiles,
+    key_mode: int = _KEY_MODE,
+    certificate_mode: int = _PUBLIC_MODE,
+) -> None:
+    """Write the key, then the chain, each file whole; the key for its owner only by default.
 
     Raises
     ------
@@ -80,11 +88,13 @@ def write_credential(credential: Credential, files: CredentialFiles) -> None:
         If a file cannot be written.
     """
     pem = credential.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _write(files.key, pem, _KEY_MODE)
-    write_certificates(credential.chain, files.certificate)
+    _write(files.key, pem, key_mode)
+    write_certificates(credential.chain, files.certificate, certificate_mode)
 
 
-def write_certificates(certificates: Sequence[x509.Certificate], path: Path) -> None:
+def write_certificates(
+    certificates: Sequence[x509.Certificate], path: Path, mode: int = _PUBLIC_MODE
+) -> None:
     """Write certificates one after another, in the order given.
 
     Raises
@@ -92,7 +102,46 @@ def write_certificates(certificates: Sequence[x509.Certificate], path: Path) -> 
     CredentialError
         If the file cannot be written.
     """
-    _write(path, b"".join(c.public_bytes(Encoding.PEM) for c in certificates), _PUBLIC_MODE)
+    _write(path, b"".join(c.public_bytes(Encoding.PEM) for c in certificates), mode)
+
+
+def write_pkcs12(
+    credential: Credential, name: str, password: Secret, path: Path, mode: int = _KEY_MODE
+) -> None:
+    """Write a credential as browsers and key stores import it (RFC 7292), AES-256 and SHA-256.
+
+    Raises
+    ------
+    CredentialError
+        If the file cannot be written.
+    """
+    data = pkcs12.serialize_key_and_certificates(
+        name.encode(),
+        credential.key,
+        credential.certificate,
+        credential.chain[1:],
+        BestAvailableEncryption(password.reveal()),
+    )
+    _write(path, data, mode)
+
+
+def load_pkcs12(path: Path, password: Secret) -> Credential:
+    """Read a credential from a PKCS#12 file.
+
+    Raises
+    ------
+    CredentialError
+        If the file cannot be read, is damaged, has another password, or lacks
+        the key or its certificate.
+    """
+    try:
+        read = pkcs12.load_pkcs12(_read(path), password.reveal())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CredentialError(f"{path}: is damaged, or has another password") from error
+    if not isinstance(read.key, SigningKey) or read.cert is None:
+        raise CredentialError(f"{path}: holds no key with its certificate")
+    issuers = (one.certificate for one in read.additional_certs)
+    return Credential((read.cert.certificate, *issuers), read.key)
 
 
 def write_revocation_list(revocation_list: x509.CertificateRevocationList, path: Path) -> None:
@@ -117,7 +166,7 @@ def load_credential(files: CredentialFiles, at: datetime | None) -> Credential:
         The message names the file.
     """
     chain = load_certificates(files.certificate, at)
-    key = _load_key(files.key)
+    key = load_key(files.key)
     if key.public_key() != chain[0].public_key():
         raise CredentialError(
             f"{files.key}: this key does not belong to the first certificate of {files.certificate}"
@@ -164,7 +213,32 @@ def load_revocation_list(path: Path, at: datetime | None) -> x509.CertificateRev
     return revocation_list
 
 
-def _load_key(path: Path) -> SigningKey:
+def load_request(path: Path) -> x509.CertificateSigningRequest:
+    """Read a certificate signing request (RFC 2986) that its own key has signed.
+
+    Raises
+    ------
+    CredentialError
+        If the file cannot be read, is no request, or its signature is wrong.
+    """
+    try:
+        request = x509.load_pem_x509_csr(_read(path))
+        is_signed = request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CredentialError(f"{path}: this is not a PEM certificate signing request") from error
+    if not is_signed:
+        raise CredentialError(f"{path}: the request's signature is wrong: make the request again")
+    return request
+
+
+def load_key(path: Path) -> SigningKey:
+    """Read a private key.
+
+    Raises
+    ------
+    CredentialError
+        If the file cannot be read, is no PEM key, is encrypted, or cannot sign.
+    """
     data = _read(path)
     try:
         key = load_pem_private_key(data, password=None)

@@ -22,7 +22,6 @@ from typing import Final
 from urllib.parse import quote
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from kme.errors import CredentialError
 from kme.ids import KmeId, SaeId
@@ -144,7 +143,7 @@ def revoke(
     """
     site = _Site(directory, now or datetime.now(UTC))
     authority = site.load_authority(issuer)
-    if not _is_issued_by(certificate, authority):
+    if not authority.has_issued(certificate):
         raise CredentialError(f"{directory}: {issuer} did not issue this certificate")
     site.extend_revocations(issuer, authority, {certificate.serial_number: site.now})
 
@@ -231,7 +230,7 @@ class _Site:
         if not (files.certificate.exists() and files.key.exists()):
             return None
         kept = Authority(load_credential(files, None))
-        if above is not None and not _is_issued_by(kept.credential.certificate, above):
+        if above is not None and not above.has_issued(kept.credential.certificate):
             return None
         return None if self._ends_soon(kept.credential.certificate) else kept
 
@@ -253,7 +252,7 @@ class _Site:
             return False  # absent, expired or half-written: a leaf is simply made again
         return (
             leaf.describes(certificate)
-            and _is_issued_by(certificate, authority)
+            and authority.has_issued(certificate)
             and not self._ends_soon(certificate)
         )
 
@@ -279,14 +278,6 @@ class _Site:
 
     def _crl_path(self, issuer: Issuer) -> Path:
         return self._directory / issuer / "crl.pem"
-
-
-def _is_issued_by(certificate: x509.Certificate, authority: Authority) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority.credential.certificate)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _file_name(sae: SaeId) -> str:

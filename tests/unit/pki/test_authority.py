@@ -14,10 +14,12 @@ from kme.errors import CredentialError
 from kme.pki.authority import (
     BACKDATE,
     Authority,
+    AuthorityTerms,
     Leaf,
     TlsRole,
     Validity,
     list_number,
+    new_key,
     revoked_serials,
 )
 from kme.pki.bundle import Credential
@@ -194,3 +196,60 @@ def test_a_leaf_knows_whether_a_certificate_says_the_same() -> None:
     assert not Leaf("kme", BOTH, ("kme-id:a",), ("127.0.0.2",)).describes(certificate)
     assert not Leaf("kme", TlsRole.SERVER, ("kme-id:a",), ("127.0.0.1",)).describes(certificate)
     assert not leaf.describes(ROOT.credential.certificate)
+
+
+def test_authorities_may_stand_as_deep_as_the_root_allows() -> None:
+    key = new_key()
+    root = Authority.root("root", Validity.lasting(timedelta(days=3650), NOW), 2, key)
+    assert root.credential.key is key
+    middle_key, last_key = new_key(), new_key()
+    middle_chain = root.certify(AuthorityTerms("middle", 1, BOTH), middle_key.public_key(), YEAR)
+    middle = Authority(Credential(middle_chain, middle_key))
+    last_chain = middle.certify(AuthorityTerms("last", 0, BOTH), last_key.public_key(), YEAR)
+    assert last_chain[1:] == middle_chain
+    last = Authority(Credential(last_chain, last_key))
+    credential = last.issue(Leaf("x", TlsRole.CLIENT, ("sae-id:x",)), YEAR, new_key())
+    verifier = PolicyBuilder().store(Store([root.credential.certificate])).time(NOW)
+    verifier.build_client_verifier().verify(credential.certificate, list(credential.chain[1:]))
+    assert [one.subject.rfc4514_string() for one in credential.chain] == [
+        "CN=x", "CN=last", "CN=middle",
+    ]  # fmt: skip
+
+
+def test_a_root_renewed_with_its_key_still_vouches_for_what_it_issued() -> None:
+    key = new_key()
+    old = Authority.root("root", YEAR, key=key)
+    credential = issuer(root=old).issue(Leaf("x", TlsRole.CLIENT, ("sae-id:x",)), YEAR)
+    renewed = Authority.root("root", Validity.lasting(timedelta(days=900), NOW), key=key)
+    verifier = PolicyBuilder().store(Store([renewed.credential.certificate])).time(NOW)
+    verifier.build_client_verifier().verify(credential.certificate, list(credential.chain[1:]))
+
+
+def test_an_authority_knows_what_it_has_issued() -> None:
+    made = issuer()
+    assert ROOT.has_issued(ROOT.credential.certificate)
+    assert ROOT.has_issued(made.credential.certificate)
+    assert not issuer().has_issued(made.issue(Leaf("x", TlsRole.CLIENT), YEAR).certificate)
+    assert not made.has_issued(ROOT.credential.certificate)
+
+
+def test_terms_know_whether_a_certificate_says_the_same() -> None:
+    terms = AuthorityTerms("issuer", 0, BOTH)
+    certificate = issuer().credential.certificate
+    assert terms.describes(certificate)
+    assert AuthorityTerms("root", 1).describes(ROOT.credential.certificate)
+    for other in (
+        AuthorityTerms("other", 0, BOTH),
+        AuthorityTerms("issuer", 1, BOTH),
+        AuthorityTerms("issuer", 0, TlsRole.CLIENT),
+        AuthorityTerms("issuer", 0),
+    ):
+        assert not other.describes(certificate)
+    leaf = issuer().issue(Leaf("issuer", BOTH, ("kme-id:x",)), YEAR).certificate
+    assert not terms.describes(leaf)
+
+
+def test_a_leaf_is_told_apart_by_its_subject_too() -> None:
+    leaf = Leaf("kme", BOTH, ("kme-id:a",))
+    certificate = issuer().issue(leaf, YEAR).certificate
+    assert not Leaf("other", BOTH, ("kme-id:a",)).describes(certificate)

@@ -4,13 +4,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa, x25519
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
+    pkcs12,
 )
+from cryptography.x509.oid import NameOID
 
 from kme.errors import CredentialError
 from kme.pki.authority import Authority, Leaf, TlsRole, Validity
@@ -20,11 +24,15 @@ from kme.pki.bundle import (
     CredentialFiles,
     load_certificates,
     load_credential,
+    load_pkcs12,
+    load_request,
     load_revocation_list,
     write_certificates,
     write_credential,
+    write_pkcs12,
     write_revocation_list,
 )
+from kme.secret import Secret
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 YEAR = Validity.lasting(timedelta(days=365), NOW)
@@ -162,3 +170,61 @@ def test_a_revocation_list_must_be_one_and_be_current(tmp_path: Path) -> None:
     write_certificates(ALICE.chain, path)
     with pytest.raises(CredentialError, match="not a PEM revocation list"):
         load_revocation_list(path, NOW)
+
+
+def test_a_credential_may_be_shared_with_the_folders_group(tmp_path: Path) -> None:
+    files = CredentialFiles(tmp_path / "a.pem", tmp_path / "a.key")
+    write_credential(ALICE, files, 0o640, 0o640)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+
+
+def test_a_pkcs12_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path, password = tmp_path / "a.p12", Secret(b"password")
+    write_pkcs12(ALICE, "alice", password, path)
+    read = load_pkcs12(path, password)
+    assert read.chain == ALICE.chain
+    assert pem(read.key) == pem(ALICE.key)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_pkcs12_file_that_does_not_open_is_named(tmp_path: Path) -> None:
+    path, password = tmp_path / "a.p12", Secret(b"password")
+    write_pkcs12(ALICE, "alice", password, path)
+    for other in (b"guess", b""):
+        with pytest.raises(CredentialError, match=f"{path}: is damaged, or has another password"):
+            load_pkcs12(path, Secret(other))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CredentialError, match="is damaged"):
+        load_pkcs12(path, password)
+    path.unlink()
+    with pytest.raises(CredentialError, match="cannot be read"):
+        load_pkcs12(path, password)
+
+
+def test_a_pkcs12_file_without_its_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.p12"
+    certificates = [pkcs12.PKCS12Certificate(ALICE.certificate, b"alice")]
+    path.write_bytes(
+        pkcs12.serialize_java_truststore(certificates, BestAvailableEncryption(b"password"))
+    )
+    with pytest.raises(CredentialError, match="holds no key"):
+        load_pkcs12(path, Secret(b"password"))
+
+
+def test_a_request_is_read_if_its_key_signed_it(tmp_path: Path) -> None:
+    path, key = tmp_path / "a.csr", ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asking")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    made = request.sign(key, hashes.SHA384())
+    path.write_bytes(made.public_bytes(Encoding.PEM))
+    assert load_request(path) == made
+    path.write_bytes(
+        x509.load_der_x509_csr(
+            made.public_bytes(Encoding.DER).replace(b"asking", b"taking")
+        ).public_bytes(Encoding.PEM)
+    )
+    with pytest.raises(CredentialError, match="signature is wrong"):
+        load_request(path)
+    path.write_bytes(b"no request")
+    with pytest.raises(CredentialError, match="not a PEM certificate signing request"):
+        load_request(path)
