@@ -193,6 +193,7 @@ lock: $(READY) ## Renew the hash-pinned requirements
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) pyproject.toml -o requirements/kme.txt
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) --extra appliance pyproject.toml -o requirements/appliance.txt
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) pyproject.toml qkd-sim/pyproject.toml -o requirements/qkd-sim.txt
+	$(RUN) -m uv pip compile $(LOCK_OPTIONS) --group pyproject.toml:build -o requirements/build.txt
 	$(RUN) -m uv pip compile $(LOCK_OPTIONS) --group pyproject.toml:dev --group pyproject.toml:build \
 	  --extra appliance pyproject.toml qkd-sim/pyproject.toml -o requirements/dev.txt
 
