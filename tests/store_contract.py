@@ -280,6 +280,48 @@ class InboxContract:
                 block.key.wipe()
 
 
+class BurnContract:
+    """An operator may have everything burnt that waits."""
+
+    @in_loop
+    async def test_all_that_waits_is_burnt_and_comes_in_never_again(self, backend: Backend) -> None:
+        store = await backend.open()
+        assert await store.ingest(B, LINK, Epoch(7), [some_key(600), some_key(5, 1)])
+        assert await store.ingest(B, OTHER, Epoch(7), [some_key(600)])
+        assert await store.ingest(C, LINK, Epoch(7), [some_key(600)])
+        assert await store.burn_inbox(B) == 3
+        assert await store.burn_inbox(B) == 0
+        store = await backend.crash(store)
+        assert await store.inbox(B, LINK, None, 9) == await store.inbox(B, OTHER, None, 9) == []
+        assert await store.final_keys(B, [ref(7), ref(7, 1), ref(7, 0, OTHER)]) == []
+        assert await store.inbox(C, LINK, None, 9) == [InboxEntry(ref(7), 600)]
+        assert not await store.ingest(B, LINK, Epoch(7), [some_key(600)])
+        assert await store.ingest(B, LINK, Epoch(8), [some_key(600)])
+        assert await store.inbox(B, LINK, None, 9) == [InboxEntry(ref(8), 600)]
+        await store.close()
+
+    @in_loop
+    async def test_what_an_open_proposal_lists_stays_until_it_is_settled(
+        self, backend: Backend
+    ) -> None:
+        async with opened(backend) as store:
+            for epoch in (6, 7, 8):
+                assert await store.ingest(B, LINK, Epoch(epoch), [some_key(600, epoch)])
+            assert await store.ingest(B, OTHER, Epoch(7), [some_key(600)])
+            await store.open_proposal(B, proposal(1, ref(7)))
+            assert await store.burn_inbox(B) == 3
+            assert await store.inbox(B, LINK, None, 9) == [InboxEntry(ref(7), 600)]
+            await store.settle(B, equal(1, ref(7)), some_key(600, 7))
+            assert await store.inbox(B, LINK, None, 9) == []
+            assert await store.burn_inbox(B) == 0
+
+    @in_loop
+    async def test_burning_where_nothing_ever_came_in_does_nothing(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            assert await store.burn_inbox(B) == 0
+            assert await store.pairing(B) == PairingRecord()
+
+
 class PairingContract:
     """Numbers grow, verdicts are written once, and blocks come from verdicts only."""
 
@@ -1050,6 +1092,7 @@ class LifeContract:
 
 class StoreContract(
     InboxContract,
+    BurnContract,
     PairingContract,
     ClaimContract,
     DrawContract,

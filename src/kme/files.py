@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +65,11 @@ def set_aside(path: Path) -> Path:
     a number behind its name.
     """
     aside = path.parent / ASIDE_DIRECTORY
-    aside.mkdir(mode=0o700, exist_ok=True)
+    if not aside.is_dir():
+        aside.mkdir(mode=0o700, exist_ok=True)
+        if path.parent.stat().st_mode & stat.S_IWGRP:
+            # A folder that its group shares: whoever may tidy up there may do so here.
+            aside.chmod(0o2770)
     target = aside / path.name
     serial = 0
     while target.exists():

@@ -85,6 +85,9 @@ class MutualTlsServer:
         TCP port; 0 lets the system choose one.
     limits
         Bounds.
+    listening
+        A socket that is bound already, in place of host and port: several
+        processes may accept from one. It is closed when the server stops.
 
     References
     ----------
@@ -95,10 +98,12 @@ class MutualTlsServer:
         self,
         app: ASGIApplication,
         context: ssl.SSLContext,
-        host: str,
-        port: int,
+        host: str = "",
+        port: int = 0,
         limits: ServerLimits | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
+        self._bound = listening
         self._limits = limits or ServerLimits()
         self._context = context
         self._host = host
@@ -137,7 +142,8 @@ class MutualTlsServer:
         """
         if self._listening is not None:
             return
-        self._listening = listening = self._bind()
+        self._listening = listening = self._bound or self._bind()
+        _prepare(listening)
         self._port = listening.getsockname()[1]
         if not self._config.loaded:
             self._config.load()
@@ -167,7 +173,7 @@ class MutualTlsServer:
             return
         await _cancel_all(self._loops)
         self._listening.close()
-        self._listening = None
+        self._listening = self._bound = None
         await _cancel_all(list(self._handshakes))
         connections = self._connections()
         for connection in connections:
@@ -238,11 +244,8 @@ class MutualTlsServer:
             ) from error
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Accepted connections inherit it: an answer's head and body are two writes.
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listening.bind(address)
             listening.listen(_BACKLOG)
-            listening.settimeout(0)
         except OSError as error:
             listening.close()
             raise SettingsError(
@@ -353,6 +356,12 @@ class _HttpProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
+
+
+def _prepare(listening: socket.socket) -> None:
+    # Accepted connections inherit it: an answer's head and body are two writes.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.settimeout(0)
 
 
 def _tls_extension(tls: ssl.SSLObject) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import base64
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def kme_credential(started: TwoKmes, tmp_path_factory: pytest.TempPathFactory) -
         assert code == 0
         (folder / name).write_bytes(text)
     return Credential(folder / "kme.pem", folder / "kme-key.pem")
+
+
+def issue_sae(site: Site, stem: str) -> str:
+    name = f"{stem}-{time.time_ns()}"
+    made = site.make("sae", NAME=name)
+    assert made.returncode == 0, made.stderr
+    return name
 
 
 class TestTheSaePort:
@@ -107,12 +115,10 @@ SPELLINGS = (
 )
 
 
-@pytest.fixture
-def second_sae(kmes: TwoKmes) -> str:
-    """Another SAE of KME 1."""
-    made = kmes.first.make("sae", NAME="forger")
-    assert made.returncode == 0, made.stderr
-    return "forger"
+@pytest.fixture(scope="module")
+def second_sae(started: TwoKmes) -> str:
+    """Return another SAE of KME 1, with a name that no earlier run took."""
+    return issue_sae(started.first, "forger")
 
 
 class TestForgedHeaders:
@@ -147,13 +153,13 @@ class TestForgedHeaders:
 class TestRevocation:
     def test_a_revoked_sae_is_refused_within_seconds(self, kmes: TwoKmes) -> None:
         site = kmes.first
-        assert site.make("sae", NAME="short-lived").returncode == 0
-        credential = site.credential("short-lived")
+        name = issue_sae(site, "short-lived")
+        credential = site.credential(name)
 
         def status() -> int:
             return site.call(f"/{kmes.second.sae}/status", credential=credential).status
 
         wait_for(lambda: status() == 200, 15.0)
-        revoked = site.make("revoke-sae", NAME="short-lived")
+        revoked = site.make("revoke-sae", NAME=name)
         assert revoked.returncode == 0, revoked.stderr
         wait_for(lambda: status() == 401, 15.0)

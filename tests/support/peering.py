@@ -5,11 +5,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from kme.errors import KmeError
 from kme.ids import KmeId
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
+from kme.pairing.ports import (
+    BlockTag,
+    Comparison,
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PairStock,
+)
 from kme.pki.authority import Authority, Leaf, TlsRole, Validity
 from kme.pki.bundle import Credential, CredentialFiles, write_certificates, write_credential
+from kme.registry.records import SaeList
 from kme.store.records import FinalKeyRef, Proposal, Verdict
 
 BOTH_ROLES = TlsRole.SERVER | TlsRole.CLIENT
@@ -40,6 +50,37 @@ class RecordingHandler:
             raise self.error
 
 
+OPERATOR_STOCK = PairStock(highest=9, settled=8, n_blocks=3, n_bytes=4096, n_keys=128)
+
+
+@dataclass
+class OperatedHandler:
+    """An `OperatorHandler` that remembers what it was asked and may refuse to answer."""
+
+    error: KmeError | None = None
+    calls: list[tuple[KmeId, object]] = field(default_factory=list)
+
+    async def on_saes(self, peer: KmeId, told: SaeList) -> None:
+        self._note(peer, told)
+
+    async def on_stock(self, peer: KmeId, key_bytes: int) -> PairStock:
+        self._note(peer, key_bytes)
+        return OPERATOR_STOCK
+
+    async def on_compare(self, peer: KmeId, tags: Sequence[BlockTag]) -> list[Comparison]:
+        self._note(peer, list(tags))
+        return [Comparison.EQUAL if tag.number % 2 else Comparison.ABSENT for tag in tags]
+
+    async def on_clear(self, peer: KmeId, highest: int) -> int:
+        self._note(peer, highest)
+        return highest + 2
+
+    def _note(self, peer: KmeId, what: object) -> None:
+        self.calls.append((peer, what))
+        if self.error is not None:
+            raise self.error
+
+
 class KmeAuthority:
     """The CA of the KMEs."""
 
@@ -53,6 +94,10 @@ class KmeAuthority:
         """Make a certificate for a KME on this host."""
         leaf = Leaf(name, BOTH_ROLES, uris or (f"kme-id:{name}",), ("127.0.0.1", "localhost"))
         return self._issuer.issue(leaf, self._validity)
+
+    def pem(self, name: str, *uris: str) -> str:
+        """Make one and return its certificate, PEM."""
+        return self.issue(name, *uris).certificate.public_bytes(Encoding.PEM).decode()
 
     def write(self, directory: Path, name: str, *uris: str) -> CredentialFiles:
         """Make one and write it to files."""

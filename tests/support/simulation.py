@@ -228,6 +228,9 @@ class CrashingStore:
     async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
         return await self._call(lambda: self.inner.final_keys(peer, refs))
 
+    async def burn_inbox(self, peer: KmeId) -> int:
+        return await self._call(lambda: self.inner.burn_inbox(peer))
+
     async def pairing(self, peer: KmeId) -> PairingRecord:
         return await self._call(lambda: self.inner.pairing(peer))
 

@@ -51,3 +51,13 @@ def test_bad_files_are_moved_aside_and_none_is_overwritten(tmp_path: Path) -> No
     assert [path.read_bytes() for path in moved] == [b"one", b"two", b"three"]
     assert not (tmp_path / "00004f87").exists()
     assert {path.parent for path in moved} == {tmp_path / "aside"}
+
+
+@pytest.mark.parametrize(("folder", "aside"), [(0o700, 0o700), (0o755, 0o700), (0o2770, 0o2770)])
+def test_what_is_set_aside_may_be_seen_by_those_who_share_the_folder(
+    tmp_path: Path, folder: int, aside: int
+) -> None:
+    tmp_path.chmod(folder)
+    (tmp_path / "00004f87").write_bytes(b"bad")
+    moved = set_aside(tmp_path / "00004f87")
+    assert stat.S_IMODE(moved.parent.stat().st_mode) == aside

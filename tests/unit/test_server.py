@@ -464,3 +464,23 @@ def test_the_server_takes_many_connections_at_once(pki: SitePki, tmp_path: Path)
             await close(*connections)
 
     on_both_loops(run)
+
+
+def test_two_servers_accept_from_one_socket_until_both_have_stopped(pki: SitePki) -> None:
+    async def run() -> None:
+        with socket.create_server((HOST, 0)) as shared:
+            port = shared.getsockname()[1]
+            context = server_context(pki.service_certificates[KME], pki.sae_ca)
+            servers = [
+                MutualTlsServer(Recorder(), context, listening=shared.dup()) for _ in range(2)
+            ]
+            for server in servers:
+                await server.start()
+                assert server.port == port
+            for server in servers:
+                connection = await connect(pki, port)
+                assert (await ask(connection))[0] == 200
+                await close(connection)
+                await server.stop()
+
+    on_both_loops(run)

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 
 from kme.errors import (
+    ConflictError,
     CredentialError,
     EpochFileError,
     IdentityError,
@@ -81,6 +82,7 @@ RULES: Final = (
     Rule(PeerUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "peer_unavailable"),
     Rule(StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable"),
     Rule(UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
+    Rule(ConflictError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", SERVER_ERROR),
     Rule(IntegrityError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", NO_SERVICE),
     Rule(KmeError, HTTPStatus.INTERNAL_SERVER_ERROR, None, SERVER_ERROR),
 )

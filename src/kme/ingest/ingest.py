@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,9 +13,10 @@ from typing import Final
 
 from kme.clock import Clock
 from kme.epochs.finalkey import FinalKeyFile, read_final_key
-from kme.errors import EpochFileError
+from kme.errors import EpochFileError, UnavailableError
 from kme.files import set_aside, sync_directory
 from kme.ids import Epoch, KmeId, SourceId
+from kme.ingest.folders import universal
 from kme.secret import Secret
 from kme.store.ports import InboxStore
 from kme.store.records import PART_BYTES
@@ -22,6 +26,12 @@ _logger = logging.getLogger(__name__)
 
 UNFINISHED_S: Final = 2.0
 """A bad file that was written to within so many seconds may not be finished yet."""
+
+_MAX_UNSURE: Final = 10_000
+
+_GIVEN: Final = ".given-"
+"""So begins a file's name while the store is given its key: what is found so at a start,
+a killed process left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +109,14 @@ class Ingest:
         self.counts = IngestCounts()
         self._store = store
         self._clock = clock
+        self._unsure = _Unsure()
 
     async def take(self, feed: Feed, path: Path) -> Outcome:
         """Take one file in, exactly once, or set it aside.
 
         A file of an epoch that came in before is set aside, not removed: its
-        bytes may be others than those that came in.
+        bytes may be others than those that came in. It is removed if just
+        these bytes were given to the store before and no answer was heard.
 
         Parameters
         ----------
@@ -126,12 +138,31 @@ class Ingest:
         if not parts:
             _logger.info("empty final key removed", extra={"path": str(path)})
             self.counts.n_empty += 1
-            return await self._remove(path, Outcome.EMPTY)
-        epoch = self.universal(final.start_epoch)
-        is_new = await self._store.ingest(feed.peer, feed.source, epoch, parts)
-        for secret in (final.key, *parts):
-            secret.wipe()
-        if not is_new:
+            return await self._remove(path, path, Outcome.EMPTY)
+        try:
+            return await self._offer(feed, path, final, parts)
+        finally:
+            for secret in (final.key, *parts):
+                secret.wipe()
+
+    async def _offer(
+        self, feed: Feed, path: Path, final: FinalKeyFile, parts: Sequence[Secret]
+    ) -> Outcome:
+        """Give a final key to the store, and do with its file what follows from the answer."""
+        epoch, mark = self.universal(final.start_epoch), self._unsure.mark(final.key)
+        try:
+            given = await asyncio.to_thread(_hand_out, path)
+        except FileNotFoundError:
+            return Outcome.GONE
+        try:
+            is_new = await self._store.ingest(feed.peer, feed.source, epoch, parts)
+        except BaseException as error:
+            if isinstance(error, UnavailableError):
+                self._unsure.add(path, mark)
+            _take_back(given, path)
+            raise
+        if not (self._unsure.take(path, mark) or is_new):
+            _take_back(given, path)
             _logger.warning(
                 "epoch came in before; its file is set aside, the bytes may differ",
                 extra={"path": str(path), "epoch": str(epoch), "source": feed.source},
@@ -141,13 +172,32 @@ class Ingest:
         self.counts.n_ingested += 1
         self.counts.n_bytes += sum(len(part) for part in parts)
         _logger.debug("final key taken in", extra={"epoch": str(epoch), "source": feed.source})
-        return await self._remove(path, Outcome.INGESTED)
+        return await self._remove(path, given, Outcome.INGESTED)
+
+    def recover(self, feed: Feed) -> None:
+        """Take up the files that an earlier process was killed with, before any is taken in.
+
+        The store may have their keys already; then they are removed in the end.
+
+        Parameters
+        ----------
+        feed
+            The folder; one that cannot be read is left alone.
+        """
+        with contextlib.suppress(OSError):
+            for given in feed.directory.glob(f"{_GIVEN}????????"):
+                path = given.with_name(given.name.removeprefix(_GIVEN))
+                _take_back(given, path)
+                with contextlib.suppress(EpochFileError):
+                    self._unsure.add(path, self._unsure.mark(read_final_key(path).key))
 
     def universal(self, epoch: Epoch) -> Epoch:
         """Return the universal epoch nearest to now that a file's epoch stands for."""
-        return epoch.extended(near=Epoch.at_time(self._clock.now_s()))
+        return universal(epoch, self._clock)
 
     async def _refuse(self, path: Path, error: EpochFileError) -> Outcome:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return Outcome.GONE
         if await asyncio.to_thread(self._is_unfinished, path):
             return Outcome.UNFINISHED
         _logger.warning(
@@ -169,10 +219,11 @@ class Ingest:
             return False
         return -1.0 < age_s < UNFINISHED_S
 
-    async def _remove(self, path: Path, outcome: Outcome) -> Outcome:
+    async def _remove(self, path: Path, given: Path, outcome: Outcome) -> Outcome:
         try:
-            await asyncio.to_thread(_unlink, path)
+            await asyncio.to_thread(_unlink, given)
         except OSError as error:
+            _take_back(given, path)
             return self._stuck(path, error)
         return outcome
 
@@ -194,6 +245,31 @@ class Ingest:
         return Outcome.STUCK
 
 
+class _Unsure:
+    """Files whose final key may be in the store already: it did not answer when it was given it.
+
+    A file is known by its path and a digest of its key under a key of this process.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._marks: dict[Path, bytes] = {}
+
+    def mark(self, key: Secret) -> bytes:
+        """Return the digest of a final key."""
+        return hashlib.blake2b(key.reveal(), key=self._key, digest_size=16).digest()
+
+    def add(self, path: Path, mark: bytes) -> None:
+        """Remember a file; the oldest one is forgotten if there are too many."""
+        self._marks[path] = mark
+        if len(self._marks) > _MAX_UNSURE:
+            del self._marks[next(iter(self._marks))]
+
+    def take(self, path: Path, mark: bytes) -> bool:
+        """Forget a file, and return whether it was just this one."""
+        return self._marks.pop(path, None) == mark
+
+
 def split(final: FinalKeyFile) -> list[Secret]:
     """Return the whole bytes of a final key, in parts that the inbox takes.
 
@@ -201,6 +277,24 @@ def split(final: FinalKeyFile) -> list[Secret]:
     """
     whole = final.key[: final.n_bits // BITS_PER_BYTE]
     return [whole[begin : begin + PART_BYTES] for begin in range(0, len(whole), PART_BYTES)]
+
+
+def _hand_out(path: Path) -> Path:
+    """Rename a file that the store is about to be given, and return what it is called now."""
+    given = path.with_name(f"{_GIVEN}{path.name}")
+    try:
+        return path.rename(given)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return path  # nor will it be possible to remove it, which is said then
+
+
+def _take_back(given: Path, path: Path) -> None:
+    """Give a file its name back, unless another one has it."""
+    with contextlib.suppress(OSError):
+        if given != path and not path.exists():
+            given.rename(path)
 
 
 def _unlink(path: Path) -> None:

@@ -3,22 +3,20 @@
 import asyncio
 import heapq
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kme.clock import pause
-from kme.errors import IdentifierError, UnavailableError
+from kme.errors import UnavailableError
 from kme.ids import Epoch
+from kme.ingest.folders import epoch_names
 from kme.ingest.ingest import Feed, Ingest, Outcome
 
 _logger = logging.getLogger(__name__)
 
 _MAX_BACK_OFF_S: Final = 30.0
-_MAX_NAMES: Final = 100_000
-"""At most so many names of a folder are looked at in one go."""
 
 _LEFT_ALONE: Final = {Outcome.STUCK, Outcome.UNFINISHED}
 
@@ -96,7 +94,7 @@ class Watcher:
             If the folder cannot be read.
         """
         stuck = self._stuck[feed.directory]
-        names = await asyncio.to_thread(_epoch_names, feed.directory)
+        names = await asyncio.to_thread(epoch_names, feed.directory)
         stuck &= names
         batch = heapq.nsmallest(self._max_batch, names - stuck, key=self._place)
         n_gone = 0
@@ -115,6 +113,7 @@ class Watcher:
 
     async def _watch(self, feed: Feed, stop: asyncio.Event) -> None:
         delay_s = self._poll_interval_s
+        await asyncio.to_thread(self._ingest.recover, feed)
         while not stop.is_set():
             try:
                 n_gone = await self.look(feed, stop)
@@ -143,21 +142,3 @@ class Watcher:
                 "again_in_s": round(delay_s, 3),
             },
         )
-
-
-def _epoch_names(directory: Path) -> set[str]:
-    """Return the names in a folder that are epochs and no sub-folders."""
-    names = set()
-    with os.scandir(directory) as entries:
-        for _, entry in zip(range(_MAX_NAMES), entries, strict=False):
-            if _is_epoch(entry.name) and not entry.is_dir(follow_symlinks=False):
-                names.add(entry.name)
-    return names
-
-
-def _is_epoch(name: str) -> bool:
-    try:
-        Epoch.from_file_name(name)
-    except IdentifierError:
-        return False
-    return True

@@ -36,7 +36,8 @@ class Follower:
     def __init__(self, end: PairEnd, heartbeats: Heartbeats) -> None:
         self._end = end
         self._heartbeats = heartbeats
-        self._lock = asyncio.Lock()
+        self.deciding = asyncio.Lock()
+        """Held from reading what a block would be made of until its verdict is written."""
         self._alarmed: Proposal | None = None
 
     async def decide(self, proposal: Proposal) -> Verdict:
@@ -53,7 +54,7 @@ class Follower:
         if self._end.is_leader:
             raise PairingError(f"KME {self._end.local} leads this pair and takes no proposals")
         self._heartbeats.require_sound()
-        async with self._lock:
+        async with self.deciding:
             record = await self._end.store.pairing(self._end.peer)
             if record.last is not None and proposal == record.last.proposal:
                 return record.last.verdict

@@ -12,7 +12,13 @@ from typing import Final
 from kme.errors import KmeError, PeerUnavailableError
 from kme.pairing.challenges import HeartbeatJudge, settled_number
 from kme.pairing.pair import PairEnd
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, PeerLink
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PeerLink,
+    PeerLiveness,
+)
 from kme.pairing.rollback import RollbackGuard
 
 _logger = logging.getLogger(__name__)
@@ -83,6 +89,16 @@ class Heartbeats:
         except PeerUnavailableError:
             return False
         return True
+
+    def liveness(self) -> PeerLiveness:
+        """Return how the peer is doing now."""
+        accepted_s = self._accepted_s
+        return PeerLiveness(
+            accepted_s,
+            None if accepted_s is None else accepted_s + self._end.config.lease_s,
+            _refusal_of(self.require_alive),
+            _refusal_of(self._guard.require_ours_sound),
+        )
 
     def require_alive(self) -> None:
         """Return if the peer was heard within its lease.
@@ -248,3 +264,12 @@ class Heartbeats:
             event = "peer is alive" if is_alive else "peer is not heard"
             _logger.log(level, event, extra={"peer": self._end.peer, "reason": reason})
         self._was_alive = is_alive
+
+
+def _refusal_of(require: Callable[[], None]) -> str | None:
+    """Return why a requirement isn't met; None if it is."""
+    try:
+        require()
+    except PeerUnavailableError as error:
+        return error.message
+    return None

@@ -10,7 +10,7 @@ from kme.ids import KmeId
 from kme.pairing.decide import Follower
 from kme.pairing.heartbeat import Heartbeats, random_token
 from kme.pairing.pair import PairEnd, PeerConfig
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerLink
+from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerLink, PeerLiveness
 from kme.pairing.propose import Leader
 from kme.store.ports import Store
 from kme.store.records import FinalKeyRef, Proposal, Verdict
@@ -25,6 +25,7 @@ class _Peer:
         self.end = end
         self.heartbeats = Heartbeats(end, link, token)
         self.leader = Leader(end, link, self.heartbeats) if end.is_leader else None
+        self.opening = self.leader.opening if self.leader else asyncio.Lock()
         self.follower = Follower(end, self.heartbeats)
 
     async def lead(self) -> None:
@@ -156,6 +157,10 @@ class Pairing:
         """
         self._peer(peer).heartbeats.require_heard_once()
 
+    def liveness(self) -> dict[KmeId, PeerLiveness]:
+        """Return how each peer is doing now."""
+        return {name: peer.heartbeats.liveness() for name, peer in self._peers.items()}
+
     async def heartbeat_from_now(self, peer: KmeId) -> None:
         """Return after a heartbeat that begins after this call was accepted.
 
@@ -167,6 +172,28 @@ class Pairing:
             If it is no peer of this KME.
         """
         await self._peer(peer).heartbeats.from_now()
+
+    async def burn_waiting(self, peer: KmeId) -> int:
+        """Burn the final keys that wait, and return the highest block number seen then.
+
+        Neither a proposal nor a verdict is under way meanwhile. So every block
+        that is made of them later, because its proposal was open already or the
+        peer has settled it, has at most this number at one of the two KMEs.
+
+        Raises
+        ------
+        IdentityError
+            If it is no peer of this KME.
+        StoreUnavailableError
+            If the store doesn't answer; what was burnt is unknown.
+        """
+        found = self._peer(peer)
+        store = found.end.store
+        async with found.opening, found.follower.deciding:
+            n_burnt = await store.burn_inbox(peer)
+            highest = (await store.pairing(peer)).highest
+        _logger.warning("waiting final keys burnt", extra={"peer": peer, "n_final_keys": n_burnt})
+        return highest
 
     def _peer(self, peer: KmeId) -> _Peer:
         try:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from kme.ids import KmeId
+from kme.registry.records import SaeList
 from kme.store.records import FinalKeyRef, Proposal, Verdict
 
 
@@ -97,6 +98,125 @@ class PeerHandler(Protocol):
 
     async def on_propose(self, peer: KmeId, proposal: Proposal) -> Verdict:
         """Decide about a proposal, or repeat the verdict."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLiveness:
+    """How a peer is doing, for the other processes of this KME on the same host.
+
+    Parameters
+    ----------
+    begun_s
+        When the last heartbeat that it accepted began, in monotonic seconds;
+        None before the first.
+    alive_until_s
+        Until when it counts as alive if no other heartbeat is accepted, in
+        monotonic seconds; None before the first.
+    not_alive
+        Why it doesn't count as alive; None if it does.
+    unsound
+        What speaks against this KME's own store; None if nothing does.
+    """
+
+    begun_s: float | None
+    alive_until_s: float | None
+    not_alive: str | None
+    unsound: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairStock:
+    """What one KME has in stock for one pair.
+
+    Parameters
+    ----------
+    highest
+        The highest number of a block that it has seen proposed.
+    settled
+        The number of the last block that it has settled.
+    n_blocks
+        In how many of its own blocks it has room.
+    n_bytes
+        How many bytes it may still allocate.
+    n_keys
+        How many keys of the size that was asked about fit in there.
+    """
+
+    highest: int
+    settled: int
+    n_blocks: int
+    n_bytes: int
+    n_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTag:
+    """A tag that says which bytes one KME has in a block, and nothing about them."""
+
+    number: int
+    tag: bytes
+
+
+class Comparison(StrEnum):
+    """What a KME finds about the other one's tag of a block."""
+
+    EQUAL = "equal"
+    UNEQUAL = "unequal"
+    ABSENT = "absent"
+
+
+class OperatorLink(Protocol):
+    """The way to one peer for what operators ask of a pair; each call has a time-out.
+
+    Every method raises `PeerUnavailableError` if no proper answer came.
+    """
+
+    async def tell_saes(self, told: SaeList) -> None:
+        """Tell which SAEs live at this KME."""
+        ...
+
+    async def stock(self, key_bytes: int) -> PairStock:
+        """Ask what the peer may allocate, counted in keys of so many bytes."""
+        ...
+
+    async def compare(self, tags: Sequence[BlockTag]) -> list[Comparison]:
+        """Ask which blocks have the same bytes there; one answer for each tag, in order."""
+        ...
+
+    async def clear(self, highest: int) -> int:
+        """Have the peer drop all keys of the pair.
+
+        Parameters
+        ----------
+        highest
+            The highest block number that this KME has seen.
+
+        Returns
+        -------
+        int
+            Up to which number the peer dropped blocks: at least `highest`.
+        """
+        ...
+
+
+class OperatorHandler(Protocol):
+    """What a KME does with what a peer's operator asks; the other end of `OperatorLink`."""
+
+    async def on_saes(self, peer: KmeId, told: SaeList) -> None:
+        """Take note of which SAEs live at the peer."""
+        ...
+
+    async def on_stock(self, peer: KmeId, key_bytes: int) -> PairStock:
+        """Say what this KME may allocate."""
+        ...
+
+    async def on_compare(self, peer: KmeId, tags: Sequence[BlockTag]) -> list[Comparison]:
+        """Say which blocks have the same bytes here."""
+        ...
+
+    async def on_clear(self, peer: KmeId, highest: int) -> int:
+        """Drop all keys of the pair, and say up to which block number."""
         ...
 
 

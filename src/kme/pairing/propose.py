@@ -1,5 +1,6 @@
 """propose - the leader's side: final keys that both hold in, the next settled block out."""
 
+import asyncio
 import logging
 from collections import deque
 from dataclasses import replace
@@ -52,6 +53,8 @@ class Leader:
         self._turns = deque(end.config.sources)
         self._given: deque[tuple[int, int]] = deque()
         self._alarmed_number = 0
+        self.opening = asyncio.Lock()
+        """Held from reading what a block is made of until its proposal is written."""
 
     async def step(self) -> bool:
         """Do one round: settle what is open, or propose the next block and settle it.
@@ -94,7 +97,8 @@ class Leader:
             refs = await self._gatherers[source].gather()
             if refs:
                 self._gatherers[source].forget()
-                return await self._open(number, source, refs)
+                async with self.opening:
+                    return await self._open(number, source, refs)
         return None
 
     async def _open(

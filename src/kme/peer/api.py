@@ -1,9 +1,9 @@
 """api - what a peer KME sends over HTTPS in, `PeerHandler`'s answers out."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from cryptography import x509
 from fastapi import FastAPI, Request, Response
@@ -23,23 +23,37 @@ from kme.errors import (
     UnavailableError,
 )
 from kme.ids import KmeId
-from kme.pairing.ports import PeerHandler
+from kme.pairing.ports import OperatorHandler, PeerHandler
 from kme.peer.messages import (
+    CLEAR_PATH,
+    COMPARE_PATH,
     HEARTBEAT_PATH,
     HELD_PATH,
     MAX_BODY_BYTES,
     PROPOSAL_PATH,
+    SAES_PATH,
+    STOCK_PATH,
+    ClearMessage,
+    ComparedMessage,
+    CompareMessage,
+    DoneMessage,
     HeartbeatAnswerMessage,
     HeartbeatMessage,
     HeldMessage,
     Message,
     ProblemMessage,
     ProposalMessage,
+    SaesMessage,
+    StockMessage,
+    StockQuestionMessage,
     VerdictMessage,
 )
 from kme.pki.identity import KME_PREFIX, uri_identity
 
 M = TypeVar("M", bound=Message)
+
+CertificateFinder: TypeAlias = Callable[[Mapping[str, Any]], str]
+"""Finds the caller's verified certificate, PEM, in an ASGI scope; raises IdentityError."""
 
 _STATUS: Final[tuple[tuple[type[KmeError], HTTPStatus], ...]] = (
     (IdentityError, HTTPStatus.UNAUTHORIZED),
@@ -52,12 +66,18 @@ _STATUS: Final[tuple[tuple[type[KmeError], HTTPStatus], ...]] = (
 )
 
 
-def create_peer_app(local: KmeId, handler: PeerHandler, peers: Collection[KmeId]) -> FastAPI:
+def create_peer_app(
+    local: KmeId,
+    handler: PeerHandler,
+    peers: Collection[KmeId],
+    find: CertificateFinder | None = None,
+    operations: OperatorHandler | None = None,
+) -> FastAPI:
     """Return the application of the private interface between KMEs.
 
     It must be served with mutual TLS under the CA of the KMEs; who calls is
-    read from the verified client certificate that the server puts into the
-    scope (ASGI TLS extension).
+    read from the verified client certificate, by default the one that the
+    server puts into the scope (ASGI TLS extension).
 
     Parameters
     ----------
@@ -67,14 +87,26 @@ def create_peer_app(local: KmeId, handler: PeerHandler, peers: Collection[KmeId]
         What the messages are for.
     peers
         Who may call.
+    find
+        Finds the caller's verified certificate, if it is elsewhere.
+    operations
+        What operators' messages are for; without it there are none.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    routes = _Routes(local, handler, frozenset(peers))
+    routes = _Routes(local, handler, frozenset(peers), find or _certificate_of_connection)
     endpoints: tuple[tuple[str, Callable[[str, Request], Awaitable[Response]]], ...] = (
         (HEARTBEAT_PATH, routes.heartbeat),
         (HELD_PATH, routes.held),
         (PROPOSAL_PATH, routes.proposal),
     )
+    if operations is not None:
+        asked = _OperatorRoutes(operations, routes.caller)
+        endpoints += (
+            (SAES_PATH, asked.saes),
+            (STOCK_PATH, asked.stock),
+            (COMPARE_PATH, asked.compare),
+            (CLEAR_PATH, asked.clear),
+        )
     for path, endpoint in endpoints:
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
     app.add_exception_handler(KmeError, _on_kme_error)
@@ -84,45 +116,91 @@ def create_peer_app(local: KmeId, handler: PeerHandler, peers: Collection[KmeId]
 
 
 class _Routes:
-    """The three questions that a peer may ask."""
+    """The three questions that a peer asks of pairing."""
 
-    def __init__(self, local: KmeId, handler: PeerHandler, peers: frozenset[KmeId]) -> None:
+    def __init__(
+        self,
+        local: KmeId,
+        handler: PeerHandler,
+        peers: frozenset[KmeId],
+        find: CertificateFinder,
+    ) -> None:
         self._local = local
         self._handler = handler
         self._peers = peers
+        self._find = find
 
     async def heartbeat(self, kme: str, request: Request) -> Response:
         """Judge a heartbeat."""
-        peer = self._caller(kme, request)
+        peer = self.caller(kme, request)
         message = await _read(request, HeartbeatMessage)
         answer = await self._handler.on_heartbeat(peer, message.to_heartbeat())
         return _answer(HeartbeatAnswerMessage.of(answer))
 
     async def held(self, kme: str, request: Request) -> Response:
         """Say which final keys are held."""
-        peer = self._caller(kme, request)
+        peer = self.caller(kme, request)
         message = await _read(request, HeldMessage)
         return _answer(HeldMessage.of(await self._handler.on_held(peer, message.to_refs())))
 
     async def proposal(self, kme: str, request: Request) -> Response:
         """Decide about a proposal."""
-        peer = self._caller(kme, request)
+        peer = self.caller(kme, request)
         message = await _read(request, ProposalMessage)
         verdict = await self._handler.on_propose(peer, message.to_proposal())
         return _answer(VerdictMessage(verdict=verdict))
 
-    def _caller(self, addressed: str, request: Request) -> KmeId:
+    def caller(self, addressed: str, request: Request) -> KmeId:
         """Return the peer that calls, if it is one and means this KME."""
-        tls = request.scope.get("extensions", {}).get("tls") or {}
-        chain = tls.get("client_cert_chain") or ()
-        if not chain:
-            raise IdentityError("a client certificate is needed here")
-        peer = _identity(chain[0])
+        peer = _identity(self._find(request.scope))
         if peer not in self._peers:
             raise NotEntitledError(f"KME {peer} is not a peer of KME {self._local}")
         if addressed != self._local:
             raise RequestError(f"this is KME {self._local}, not the one that is addressed")
         return peer
+
+
+class _OperatorRoutes:
+    """What a peer asks because its operator does, or to tell who its SAEs are."""
+
+    def __init__(self, handler: OperatorHandler, caller: Callable[[str, Request], KmeId]) -> None:
+        self._handler = handler
+        self._caller = caller
+
+    async def saes(self, kme: str, request: Request) -> Response:
+        """Take note of the peer's SAEs."""
+        peer = self._caller(kme, request)
+        message = await _read(request, SaesMessage)
+        await self._handler.on_saes(peer, message.to_list())
+        return _answer(DoneMessage())
+
+    async def stock(self, kme: str, request: Request) -> Response:
+        """Say what is in stock."""
+        peer = self._caller(kme, request)
+        message = await _read(request, StockQuestionMessage)
+        return _answer(StockMessage.of(await self._handler.on_stock(peer, message.key_bytes)))
+
+    async def compare(self, kme: str, request: Request) -> Response:
+        """Say which blocks are the same."""
+        peer = self._caller(kme, request)
+        message = await _read(request, CompareMessage)
+        return _answer(
+            ComparedMessage(found=await self._handler.on_compare(peer, message.to_tags()))
+        )
+
+    async def clear(self, kme: str, request: Request) -> Response:
+        """Drop all keys of the pair."""
+        peer = self._caller(kme, request)
+        message = await _read(request, ClearMessage)
+        return _answer(ClearMessage(highest=await self._handler.on_clear(peer, message.highest)))
+
+
+def _certificate_of_connection(scope: Mapping[str, Any]) -> str:
+    """Return the certificate that the TLS server of this very process verified."""
+    tls = scope.get("extensions", {}).get("tls") or {}
+    for leaf in tls.get("client_cert_chain") or ():
+        return str(leaf)
+    raise IdentityError("a client certificate is needed here")
 
 
 @lru_cache(maxsize=64)

@@ -14,35 +14,58 @@ from pydantic import ValidationError
 
 from kme.errors import IdentityError, PairingError, PeerUnavailableError
 from kme.ids import KmeId
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer
+from kme.pairing.ports import (
+    BlockTag,
+    Comparison,
+    Heartbeat,
+    HeartbeatAnswer,
+    PairStock,
+)
 from kme.peer.messages import (
+    CLEAR_PATH,
+    COMPARE_PATH,
     HEARTBEAT_PATH,
     HELD_PATH,
     MAX_BODY_BYTES,
     PROPOSAL_PATH,
+    SAES_PATH,
+    STOCK_PATH,
+    ClearMessage,
+    ComparedMessage,
+    CompareMessage,
+    DoneMessage,
     HeartbeatAnswerMessage,
     HeartbeatMessage,
     HeldMessage,
     Message,
     ProblemMessage,
     ProposalMessage,
+    SaesMessage,
+    StockMessage,
+    StockQuestionMessage,
     VerdictMessage,
 )
 from kme.pki.identity import KME_PREFIX, uri_identity
+from kme.registry.records import SaeList
 from kme.store.records import FinalKeyRef, Proposal, Verdict
 
 M = TypeVar("M", bound=Message)
 
 _MAX_CONNECTIONS: Final = 4
 _KEEP_ALIVE_S: Final = 30.0
+_CLEAR_TIMEOUT_S: Final = 60.0
+"""The peer burns all that waits, entry by entry, before it answers."""
+
 _HEADERS: Final = {"content-type": "application/json", "accept-encoding": "identity"}
 
 
 class HttpPeerLink:
-    """The `kme.pairing.ports.PeerLink` of two KMEs on different hosts.
+    """The way from one KME to another on a different host.
 
-    It follows no redirect and uses no proxy, and believes an answer only from
-    a server whose certificate names the peer.
+    It is the `kme.pairing.ports.PeerLink` of pairing, and the
+    `kme.pairing.ports.OperatorLink` of what operators ask. It follows no
+    redirect and uses no proxy, and believes an answer only from a server whose
+    certificate names the peer.
 
     Parameters
     ----------
@@ -113,7 +136,33 @@ class HttpPeerLink:
         message = ProposalMessage.of(proposal)
         return (await self._ask(PROPOSAL_PATH, message, VerdictMessage)).verdict
 
-    async def _ask(self, path: str, message: Message, kind: type[M]) -> M:
+    async def tell_saes(self, told: SaeList) -> None:
+        """Tell which SAEs live at this KME."""
+        await self._ask(SAES_PATH, SaesMessage.of(told), DoneMessage)
+
+    async def stock(self, key_bytes: int) -> PairStock:
+        """Ask what the peer may allocate, counted in keys of so many bytes."""
+        question = StockQuestionMessage(key_bytes=key_bytes)
+        return (await self._ask(STOCK_PATH, question, StockMessage)).to_stock()
+
+    async def compare(self, tags: Sequence[BlockTag]) -> list[Comparison]:
+        """Ask which blocks have the same bytes there."""
+        answer = await self._ask(COMPARE_PATH, CompareMessage.of(tags), ComparedMessage)
+        if len(answer.found) != len(tags):
+            raise self._unavailable("compared other blocks than it was asked about")
+        return answer.found
+
+    async def clear(self, highest: int) -> int:
+        """Have the peer drop all keys of the pair."""
+        question = ClearMessage(highest=highest)
+        answer = await self._ask(CLEAR_PATH, question, ClearMessage, _CLEAR_TIMEOUT_S)
+        if answer.highest < highest:
+            raise self._unavailable("did not drop as many blocks as it was asked to")
+        return answer.highest
+
+    async def _ask(
+        self, path: str, message: Message, kind: type[M], timeout_s: float | None = None
+    ) -> M:
         """Send a message and return the answer to it.
 
         Raises
@@ -124,7 +173,7 @@ class HttpPeerLink:
             If the peer says that a rule was broken.
         """
         try:
-            status, body = await self._exchange(path, message)
+            status, body = await self._exchange(path, message, timeout_s or self._timeout_s)
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
             what = str(error) or type(error).__name__
             raise self._unavailable(f"cannot be reached: {what}") from error
@@ -138,11 +187,14 @@ class HttpPeerLink:
             raise PairingError(problem.message, peer=self._peer)
         raise self._unavailable(f"did not answer ({status}, {problem.code}): {problem.message}")
 
-    async def _exchange(self, path: str, message: Message) -> tuple[int, bytes]:
+    async def _exchange(self, path: str, message: Message, timeout_s: float) -> tuple[int, bytes]:
         request = self._client.build_request(
-            "POST", path.format(kme=self._peer), content=message.model_dump_json()
+            "POST",
+            path.format(kme=self._peer),
+            content=message.model_dump_json(),
+            timeout=timeout_s,
         )
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(timeout_s):
             response = await self._client.send(request, stream=True)
             try:
                 self._check_server(response)

@@ -9,10 +9,20 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kme.ids import Epoch, KeyId, KmeId, SourceId
+from kme.errors import InputError
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
+from kme.pairing.compare import COMPARE_TAG_BYTES, MAX_COMPARED
 from kme.pairing.pair import MAX_ENTRIES, MAX_LIFETIME_S
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
+from kme.pairing.ports import (
+    BlockTag,
+    Comparison,
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PairStock,
+)
 from kme.pairing.tags import TAG_BYTES
+from kme.registry.records import MAX_SAES, SaeList
 from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
 
 MAX_BODY_BYTES: Final = 256 * 1024
@@ -21,10 +31,15 @@ MAX_BODY_BYTES: Final = 256 * 1024
 HEARTBEAT_PATH: Final = "/kme/v1/pairs/{kme}/heartbeat"
 HELD_PATH: Final = "/kme/v1/pairs/{kme}/held"
 PROPOSAL_PATH: Final = "/kme/v1/pairs/{kme}/proposal"
+SAES_PATH: Final = "/kme/v1/pairs/{kme}/saes"
+STOCK_PATH: Final = "/kme/v1/pairs/{kme}/stock"
+COMPARE_PATH: Final = "/kme/v1/pairs/{kme}/compare"
+CLEAR_PATH: Final = "/kme/v1/pairs/{kme}/clear"
 """Paths name the KME that is asked; who asks stands in its certificate."""
 
 _Name = Annotated[str, Field(max_length=63)]
 _Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+_BlockTag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * COMPARE_TAG_BYTES}}}$")]
 _Tag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * TAG_BYTES}}}$")]
 _Number = Annotated[int, Field(ge=0, lt=1 << KeyId.NUMBER_BITS)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -175,6 +190,102 @@ class HeartbeatAnswerMessage(Message):
     def to_answer(self) -> HeartbeatAnswer:
         """Read it."""
         return HeartbeatAnswer(self.outcome, self.challenge, self.settled, self.free_bytes)
+
+
+class SaesMessage(Message):
+    """Which SAEs live at the KME that sends it: all of them."""
+
+    counter: _Count
+    saes: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MAX_SAES)]
+
+    @classmethod
+    def of(cls, told: SaeList) -> Self:
+        """Write a list."""
+        return cls(counter=told.counter, saes=[str(sae) for sae in told.saes])
+
+    def to_list(self) -> SaeList:
+        """Read it.
+
+        Raises
+        ------
+        IdentifierError
+            If a name is not one.
+        InputError
+            If a name stands there twice.
+        """
+        saes = tuple(SaeId(name) for name in self.saes)
+        if len(set(saes)) != len(saes):
+            raise InputError("an SAE stands twice in the list of a KME's SAEs")
+        return SaeList(self.counter, saes)
+
+
+class DoneMessage(Message):
+    """The answer to what needs none: it was done."""
+
+
+class StockQuestionMessage(Message):
+    """What is in stock, counted in keys of so many bytes."""
+
+    key_bytes: Annotated[int, Field(ge=1, le=KeyId.MAX_BYTES)]
+
+
+class StockMessage(Message):
+    """What is in stock."""
+
+    highest: _Number
+    settled: _Number
+    n_blocks: _Count
+    n_bytes: _Count
+    n_keys: _Count
+
+    @classmethod
+    def of(cls, stock: PairStock) -> Self:
+        """Write what is in stock."""
+        return cls(
+            highest=stock.highest,
+            settled=stock.settled,
+            n_blocks=stock.n_blocks,
+            n_bytes=stock.n_bytes,
+            n_keys=stock.n_keys,
+        )
+
+    def to_stock(self) -> PairStock:
+        """Read it."""
+        return PairStock(self.highest, self.settled, self.n_blocks, self.n_bytes, self.n_keys)
+
+
+class BlockTagMessage(Message):
+    """What a block is, without its bytes."""
+
+    number: _Number
+    tag: _BlockTag
+
+
+class CompareMessage(Message):
+    """Blocks to be compared."""
+
+    blocks: Annotated[list[BlockTagMessage], Field(max_length=MAX_COMPARED)]
+
+    @classmethod
+    def of(cls, tags: Sequence[BlockTag]) -> Self:
+        """Write tags."""
+        return cls(blocks=[BlockTagMessage(number=t.number, tag=t.tag.hex()) for t in tags])
+
+    def to_tags(self) -> list[BlockTag]:
+        """Read them."""
+        return [BlockTag(block.number, bytes.fromhex(block.tag)) for block in self.blocks]
+
+
+class ComparedMessage(Message):
+    """What was found, in the order of the question."""
+
+    found: Annotated[list[Comparison], Field(max_length=MAX_COMPARED)]
+
+
+class ClearMessage(Message):
+    """Up to which block keys are dropped, at least (question) or in fact (answer)."""
+
+    highest: _Number
 
 
 class ProblemMessage(Message):

@@ -129,6 +129,10 @@ class MemoryStore:
         inbox = self._state.pair(peer).inbox
         return await self._step("final_keys", lambda: inbox.final_keys(refs))
 
+    async def burn_inbox(self, peer: KmeId) -> int:
+        """Remove the final keys that wait, but for those of an open proposal."""
+        return await self._step("burn_inbox", self._state.pair(peer).burn_inbox)
+
     # Pairing
 
     async def pairing(self, peer: KmeId) -> PairingRecord:

@@ -150,6 +150,13 @@ class PairState:
             self._add_block(kme, proposal, key)
         self.inbox.remove(proposal.entries)
 
+    def burn_inbox(self) -> int:
+        """Remove the final keys that wait, but for those of an open proposal; return how many."""
+        listed = self.record.open_proposal.entries if self.record.open_proposal else ()
+        burnt = [ref for ref in self.inbox.keys if ref not in listed]
+        self.inbox.remove(burnt)
+        return len(burnt)
+
     def _add_block(self, kme: KmeId, proposal: Proposal, key: Secret) -> None:
         number = proposal.number
         block = KeyBlock(

@@ -80,6 +80,14 @@ class InboxStore(Protocol):
         """Read entries with their bytes; absent ones are left out."""
         ...
 
+    async def burn_inbox(self, peer: KmeId) -> int:
+        """Remove the final keys that wait, of all sources; return how many.
+
+        Those that an open proposal lists stay: its verdict is due, and needs
+        them. The epochs stay known, so nothing burnt comes in again.
+        """
+        ...
+
 
 class PairingStore(Protocol):
     """Where pairing stands, and the blocks that it makes."""

@@ -257,6 +257,8 @@ class IncidentKind(StrEnum):
     OVERLAPPING_DRAW = "overlapping_draw"
     ROLLED_BACK_PEER = "rolled_back_peer"
     BROKEN_PROPOSAL = "broken_proposal"
+    CLEARED = "cleared"
+    DISPUTED_SAE = "disputed_sae"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,13 @@ class Allocator:
         if (fetching := self._under_way) is not None:
             await asyncio.wait([fetching])
 
+    def drop(self, upto: int) -> None:
+        """Use no claim any more in a block up to this number: the floor rose above it."""
+        dropped = [c for c in self.claims if c.claim.reserved.block_number <= upto]
+        self._open = [claim for claim in self._open if claim not in dropped]
+        self._pending = [claim for claim in self._pending if claim not in dropped]
+        self._retire(dropped)
+
     async def close(self) -> None:
         """Give back what was never used; nothing is cut any more."""
         self._is_closing = True

@@ -34,7 +34,7 @@ class LinkSupply:
     directory
         Which SAE lives where.
     store
-        Blocks, claims, ledgers, alarms. No other process may claim from it.
+        Blocks, claims, ledgers, alarms.
     liveness
         Whether each peer is there, and this KME wasn't rolled back.
     clock
@@ -65,15 +65,21 @@ class LinkSupply:
         self._drawer = Drawer(DrawPorts(directory, store, self._cache, clock))
         self._is_open = False
 
-    async def open(self) -> None:
+    async def open(self, *, closes_lapsed: bool = True) -> None:
         """Close what earlier lives of this KME had claimed, and serve from now on.
+
+        Parameters
+        ----------
+        closes_lapsed
+            False if another process of this KME closes it, and those of all
+            its processes.
 
         Raises
         ------
         StoreUnavailableError
             If the store doesn't answer; nothing is served then.
         """
-        n_lapsed = await self._store.close_claims()
+        n_lapsed = await self._store.close_claims() if closes_lapsed else 0
         if n_lapsed:
             _logger.warning("lapsed claims closed", extra={"n_claims": n_lapsed})
         self._is_open = True
@@ -130,6 +136,20 @@ class LinkSupply:
         """
         self._check_open()
         return await self.stock_for(self._scope_from_here(master, slave).slave_kme)
+
+    async def heed_floors(self) -> None:
+        """Stop using what was claimed in blocks that an operator has cleared since.
+
+        Every process that cuts keys calls it now and then; until it does, masters
+        may be given keys that their slaves are refused.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        for peer, allocator in self._allocators.items():
+            allocator.drop((await self._store.pairing(peer)).floor_allocate)
 
     async def stock_for(self, peer: KmeId) -> SupplyStock:
         """Return what `new_keys` could give to SAEs of this KME and of one peer.

@@ -26,6 +26,7 @@ STATUSES = {
     "CredentialError": 500,
     "StageError": 500,
     "KmeError": 500,
+    "ConflictError": 503,
     "UnavailableError": 503,
     "OutOfKeysError": 503,
     "PeerUnavailableError": 503,

@@ -312,9 +312,13 @@ def test_a_file_removed_by_somebody_else_after_the_commit_was_taken(tmp_path: Pa
     async def story() -> None:
         path = write(tmp_path, b"01234567")
 
+        def empty() -> None:
+            for file in tmp_path.iterdir():
+                file.unlink()
+
         async def pause(step: str) -> None:
             if step == "after ingest":
-                path.unlink()
+                empty()
 
         stage = Stage(tmp_path, MemoryStore(A, pause))
         assert await stage.take(path) is Outcome.INGESTED
@@ -380,3 +384,117 @@ def test_files_reach_a_durable_store_before_they_are_removed(tmp_path: Path) -> 
         await again.close()
 
     play(story)
+
+
+class _Forgetful(MemoryStore):
+    """Its answers get lost, before or after it has written."""
+
+    def __init__(self, kme: KmeId) -> None:
+        super().__init__(kme)
+        self.loses_answer = self.loses_request = False
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        if self.loses_request:
+            raise StoreUnavailableError("away")
+        is_new = await super().ingest(peer, source, epoch, parts)
+        if self.loses_answer:
+            raise StoreUnavailableError("away")
+        return is_new
+
+
+def test_a_file_whose_answer_was_lost_is_removed_once_the_store_has_its_key(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        store = _Forgetful(A)
+        stage = Stage(tmp_path, store)
+        path = write(tmp_path, b"0123456789")
+        store.loses_answer = True
+        with pytest.raises(StoreUnavailableError):
+            await stage.take(path)
+        assert names(tmp_path) == [path.name]
+        store.loses_answer, store.loses_request = False, True
+        with pytest.raises(StoreUnavailableError):
+            await stage.take(path)
+        store.loses_request = False
+        assert await stage.take(path) is Outcome.INGESTED
+        assert names(tmp_path) == []
+        assert [key.key for key in await stage.keys()] == [Secret(b"0123456789")]
+        assert stage.ingest.counts == IngestCounts(n_ingested=1, n_bytes=10)
+
+    play(story)
+
+
+def test_other_bytes_of_that_epoch_are_set_aside_all_the_same(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = _Forgetful(A)
+        stage = Stage(tmp_path, store)
+        path = write(tmp_path, b"0123456789")
+        store.loses_answer = True
+        with pytest.raises(StoreUnavailableError):
+            await stage.take(path)
+        store.loses_answer = False
+        write(tmp_path, b"9876543210")
+        assert await stage.take(path) is Outcome.DUPLICATE
+        write(tmp_path, b"0123456789")
+        assert await stage.take(path) is Outcome.DUPLICATE
+
+    play(story)
+
+
+class _Death(BaseException):
+    """The process is killed: nothing is tidied up."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_a_killed_process_was_about_to_remove_is_removed_by_the_next(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        store = MemoryStore(A)
+        path = write(tmp_path, b"0123456789")
+
+        class Dying(MemoryStore):
+            async def ingest(
+                self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+            ) -> bool:
+                if when == "after":
+                    await store.ingest(peer, source, epoch, parts)
+                raise _Death
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kme.ingest.ingest._take_back", lambda _given, _path: None)
+            with pytest.raises(_Death):
+                await Stage(tmp_path, Dying(A)).take(path)
+        assert names(tmp_path) == [f".given-{path.name}"]
+        stage = Stage(tmp_path, store)
+        stage.ingest.recover(stage.feed)
+        assert names(tmp_path) == [path.name]
+        assert await stage.take(path) is Outcome.INGESTED
+        assert names(tmp_path) == []
+        assert [key.key for key in await stage.keys()] == [Secret(b"0123456789")]
+
+    play(story)
+
+
+def test_a_file_that_came_under_the_name_of_one_left_behind_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        stage = Stage(tmp_path)
+        path = write(tmp_path, b"0123456789")
+        path.rename(tmp_path / f".given-{path.name}")
+        write(tmp_path, b"9876543210")
+        stage.ingest.recover(stage.feed)
+        assert names(tmp_path) == [f".given-{path.name}", path.name]
+        assert await stage.take(path) is Outcome.INGESTED
+        assert [key.key for key in await stage.keys()] == [Secret(b"9876543210")]
+
+    play(story)
+
+
+def test_a_folder_that_is_not_there_has_nothing_to_recover(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "missing")
+    stage.ingest.recover(stage.feed)

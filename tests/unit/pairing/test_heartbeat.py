@@ -363,3 +363,22 @@ def test_the_report_goes_with_what_the_peer_was_told() -> None:
         assert alice.heartbeats.report == PeerReport(told_settled=0, free_bytes=4096)
 
     run_virtual(main)
+
+
+def test_other_processes_are_told_what_this_one_knows() -> None:
+    async def main(clock: VirtualClock) -> None:
+        alice = Sender(clock)
+        before = alice.heartbeats.liveness()
+        assert before.begun_s is None
+        assert before.alive_until_s is None
+        assert before.not_alive is not None
+        assert before.unsound is None
+        begun_s = clock.monotonic_s()
+        async with alice.running():
+            await clock.sleep(0.5)
+        after = alice.heartbeats.liveness()
+        assert after.begun_s == begun_s
+        assert after.alive_until_s == begun_s + 5
+        assert after.not_alive is None
+
+    run_virtual(main)

@@ -18,7 +18,7 @@ from kme.errors import (
 from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.ports import Heartbeat
 from kme.peer.api import create_peer_app
-from kme.peer.messages import MAX_BODY_BYTES
+from kme.peer.messages import HEARTBEAT_PATH, MAX_BODY_BYTES
 from kme.store.records import FinalKeyRef, Proposal, SourceClass
 from peering import KmeAuthority, RecordingHandler
 
@@ -271,3 +271,17 @@ def test_a_mistake_of_ours_says_nothing_about_itself() -> None:
 )
 def test_there_is_nothing_else_here(method: str, path: str, status: int) -> None:
     expect_problem(Door().send(b"", path, method), status, "http")
+
+
+def test_the_callers_certificate_may_be_found_elsewhere() -> None:
+    handler = RecordingHandler()
+    app = create_peer_app(B, handler, [A], lambda _scope: PEM_A)
+
+    async def post() -> int:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="https://kme-b") as client:
+            path = HEARTBEAT_PATH.format(kme=B)
+            return (await client.post(path, json=HEARTBEAT)).status_code
+
+    assert asyncio.run(post()) == 200
+    assert [peer for peer, _ in handler.calls] == [A]

@@ -10,15 +10,22 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kme.errors import PairingError, PeerUnavailableError, StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
+from kme.ids import Epoch, KmeId, SaeId, SourceId
+from kme.pairing.ports import (
+    BlockTag,
+    Comparison,
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+)
 from kme.peer.api import create_peer_app
 from kme.peer.client import HttpPeerLink
 from kme.peer.messages import MAX_BODY_BYTES
 from kme.pki.tls import client_context, server_context
+from kme.registry.records import SaeList
 from kme.server import MutualTlsServer
 from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
-from peering import KmeAuthority, RecordingHandler
+from peering import OPERATOR_STOCK, KmeAuthority, OperatedHandler, RecordingHandler
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
 LINK = SourceId("link")
@@ -216,12 +223,18 @@ def test_a_peer_that_answers_drop_by_drop_is_given_up() -> None:
         ask(answer)
 
 
-async def talk(directory: Path, server_name: str, server_uri: str | None, use: Any) -> None:
+async def talk(
+    directory: Path,
+    server_name: str,
+    server_uri: str | None,
+    use: Any,
+    operated: OperatedHandler | None = None,
+) -> None:
     """Serve kme-b over TLS on loopback, and let kme-a talk with it."""
     trusted = AUTHORITY.write_trust(directory)
     handler = RecordingHandler()
     server = MutualTlsServer(
-        create_peer_app(B, handler, [A]),
+        create_peer_app(B, handler, [A], operations=operated),
         server_context(AUTHORITY.write(directory, server_name), trusted),
         "127.0.0.1",
         0,
@@ -274,3 +287,33 @@ def test_a_closed_port_is_told_at_once(tmp_path: Path) -> None:
                 await link.held(REFS)
 
     asyncio.run(main())
+
+
+class TestWhatOperatorsAsk:
+    def test_it_goes_over_mutual_tls_and_comes_back(self, tmp_path: Path) -> None:
+        handler = OperatedHandler()
+        tags = [BlockTag(3, bytes(32)), BlockTag(4, bytes(32))]
+        told = SaeList(3, (SaeId("alice"),))
+
+        async def use(link: HttpPeerLink, _: RecordingHandler) -> None:
+            await link.tell_saes(told)
+            assert await link.stock(32) == OPERATOR_STOCK
+            assert await link.compare(tags) == [Comparison.EQUAL, Comparison.ABSENT]
+            assert await link.clear(7) == 9
+            assert handler.calls == [(A, told), (A, 32), (A, tags), (A, 7)]
+            handler.error = StoreUnavailableError("sealed")
+            with pytest.raises(PeerUnavailableError, match="sealed"):
+                await link.clear(7)
+
+        asyncio.run(talk(tmp_path, "kme-b", "kme-id:kme-b", use, handler))
+
+    def test_a_peer_that_drops_less_than_it_should_is_not_believed(self) -> None:
+        with pytest.raises(PeerUnavailableError, match="did not drop as many"):
+            ask(says(200, {"highest": 6}), lambda link: link.clear(7))
+
+    def test_a_comparison_of_other_blocks_is_not_believed(self) -> None:
+        with pytest.raises(PeerUnavailableError, match="other blocks"):
+            ask(
+                says(200, {"found": ["equal", "equal"]}),
+                lambda link: link.compare([BlockTag(3, bytes(32))]),
+            )

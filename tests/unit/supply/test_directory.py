@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from kme.errors import RequestError, SettingsError
@@ -26,9 +24,24 @@ def test_an_unknown_sae_is_named_in_the_error() -> None:
         DIRECTORY.home_of(SaeId("nobody"))
 
 
-def test_the_directory_does_not_change() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        DIRECTORY.local = B  # type: ignore[misc]
+def test_saes_come_and_go_in_one_step() -> None:
+    directory = SaeDirectory(A, (B, C), ((ALICE, A), (BOB, B)))
+    assert directory.replace([(ALICE, A), (CAROL, A), (DAVE, C)])
+    assert directory.local_saes == (ALICE, CAROL)
+    assert directory.residents == ((ALICE, A), (CAROL, A), (DAVE, C))
+    assert directory.home_of(DAVE) == C
+    with pytest.raises(RequestError, match="SAE 'bob' is not registered"):
+        directory.home_of(BOB)
+    assert not directory.replace([(DAVE, C), (CAROL, A), (ALICE, A)])
+
+
+def test_what_contradicts_itself_changes_nothing() -> None:
+    directory = SaeDirectory(A, (B,), ((ALICE, A),))
+    for residents in ([(ALICE, A), (ALICE, B)], [(CAROL, C)]):
+        with pytest.raises(SettingsError):
+            directory.replace(residents)
+    assert directory.residents == ((ALICE, A),)
+    assert (directory.local, directory.peers) == (A, (B,))
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,23 @@ def test_a_new_life_closes_the_claims_of_the_old_one_and_keeps_its_promises() ->
     run(scenario, (A, 1024))
 
 
+def test_what_was_claimed_in_cleared_blocks_is_used_no_more() -> None:
+    async def scenario(pair: SupplyPair) -> None:
+        await pair.a.new_keys(ALICE, BOB, 1, 32)
+        await pair.stores[A].raise_floors(B, allocate=1)
+        await pair.a.new_keys(ALICE, BOB, 1, 32)  # out of a claim, for nobody has told it
+        await pair.a.heed_floors()
+        with pytest.raises(OutOfKeysError):
+            await pair.a.new_keys(ALICE, BOB, 1, 32)
+        await pair.blocks.add(A, 512)
+        (key,) = await pair.a.new_keys(ALICE, BOB, 1, 32)
+        assert key.key_id.block_number == 2
+        await pair.a.heed_floors()
+        await pair.a.new_keys(ALICE, BOB, 13, 32)
+
+    run(scenario, (A, 1024))
+
+
 def test_nothing_is_served_before_open_and_after_close() -> None:
     async def scenario(pair: SupplyPair) -> None:
         (key,) = await pair.a.new_keys(ALICE, BOB, 1, 32)
@@ -365,5 +382,15 @@ def test_errors_never_show_a_key() -> None:
             shown = f"{refusal.value!r} {refusal.value.diagnostics()}"
             assert key.key.reveal().hex() not in shown
             assert key.key.to_base64() not in shown
+
+    run(scenario, (A, 1024))
+
+
+def test_a_worker_that_is_not_the_only_one_leaves_the_others_claims_alone() -> None:
+    async def scenario(pair: SupplyPair) -> None:
+        await pair.a.new_keys(ALICE, BOB, 1, 32)
+        store = pair.a._store
+        await pair.a.open(closes_lapsed=False)
+        assert await store.close_claims() == 1, "its own claim was still open"
 
     run(scenario, (A, 1024))

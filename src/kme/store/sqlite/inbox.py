@@ -84,6 +84,21 @@ def remove(tx: Transaction, peer: KmeId, refs: Iterable[FinalKeyRef]) -> None:
     tx.has_shredded = True
 
 
+def burn(tx: Transaction, peer: KmeId) -> int:
+    """Remove the final keys that wait, but for those of an open proposal; return how many."""
+    # A pair's proposals are of one source, which stands beside the list of their entries.
+    n_burnt = tx.run(
+        "DELETE FROM inbox WHERE peer = ? AND NOT EXISTS ("
+        " SELECT 1 FROM proposals AS p JOIN proposal_entries AS e"
+        " ON e.peer = p.peer AND e.state = p.state"
+        " WHERE p.peer = inbox.peer AND p.state = 'open' AND p.source = inbox.source"
+        " AND e.epoch = inbox.epoch AND e.part = inbox.part)",
+        peer,
+    )
+    tx.has_shredded = True
+    return n_burnt
+
+
 def _place(peer: KmeId, ref: FinalKeyRef) -> tuple[str, str, int, int]:
     # A peer may ask for any part; one that no file can have isn't here.
     part = ref.part if 0 <= ref.part <= rules.MAX_PART else -1

@@ -112,6 +112,10 @@ class SqliteStore:
         """Read entries with their bytes; absent ones are left out."""
         return await self._writer.call(inbox.final_keys, peer, refs)
 
+    async def burn_inbox(self, peer: KmeId) -> int:
+        """Remove the final keys that wait, but for those of an open proposal."""
+        return await self._writer.call(inbox.burn, peer)
+
     # Pairing
 
     async def pairing(self, peer: KmeId) -> PairingRecord:
