@@ -6,7 +6,7 @@
     OUT/<service>/vault-ca.pem                    what Vault's certificate hangs under
     OUT/rest/server.pem, kme.pem                  towards Traefik; towards other KMEs
     OUT/rest/services-ca.pem, sae-ca.pem          whom rest believes
-    OUT/traefik/front.pem, kme.pem, hop.pem       towards SAEs, other KMEs and rest
+    OUT/traefik/kme.pem, hop.pem                  towards SAEs and other KMEs; towards rest
     OUT/traefik/{sae,peers,nobody,rest}-ca.pem    whom Traefik believes
 """
 
@@ -24,7 +24,6 @@ from kme.bootstrap.issue import SECRET_MODE, Wanted, deliver, is_current
 from kme.bootstrap.roles import (
     IssuingRole,
     Site,
-    front_server_role,
     kme_client_role,
     kme_server_role,
     rest_server_role,
@@ -49,7 +48,6 @@ def wanted_certificates(site: Site, authorities: SiteAuthorities, out: Path) -> 
         (service_role(_TRAEFIK), f"{_TRAEFIK}/hop"),
         (rest_server_role(), "rest/server"),
         (kme_client_role(site), "rest/kme"),
-        (front_server_role(site), f"{_TRAEFIK}/front"),
         (kme_server_role(site), f"{_TRAEFIK}/kme"),
     ]
     return [_wanted(role, authorities, out / stem) for role, stem in places]

@@ -152,14 +152,11 @@ def rest_server_role() -> IssuingRole:
     return IssuingRole(SERVICES, "rest-server", TlsRole.SERVER, uris, (REST_HOST,))
 
 
-def front_server_role(site: Site) -> IssuingRole:
-    """Return the role of what Traefik shows to SAEs."""
-    uris = (KME_PREFIX + site.kme,)
-    return IssuingRole(SERVICES, "front-server", TlsRole.SERVER, uris, (site.host,))
-
-
 def kme_server_role(site: Site) -> IssuingRole:
-    """Return the role of what Traefik shows to other KMEs."""
+    """Return the role of what Traefik shows at both doors, to SAEs and to other KMEs.
+
+    One certificate: Traefik chooses it by the host name, and both doors have the same.
+    """
     return IssuingRole(KME, "kme-server", TlsRole.SERVER, (KME_PREFIX + site.kme,), (site.host,))
 
 
@@ -178,7 +175,6 @@ def issuing_roles(site: Site) -> list[IssuingRole]:
     return [
         *(service_role(service) for service in CLIENTS),
         rest_server_role(),
-        front_server_role(site),
         kme_server_role(site),
         kme_client_role(site),
         sae_role(),

@@ -71,10 +71,11 @@ class Pki:
         """
         addresses = [host for host in hosts if _is_address(host)]
         names = [host for host in hosts if not _is_address(host)]
-        wanted = {
-            "uri_sans": ",".join(uri_sans),
+        wanted: dict[str, object] = {
+            # A list: an SAE's id may hold a comma, and must not become two names.
+            "uri_sans": list(uri_sans),
             "alt_names": ",".join(names),
-            "ip_sans": ",".join(addresses),
+            "ip_sans": addresses,
             # The name in the subject is for people: no host name.
             "exclude_cn_from_sans": True,
         }

@@ -70,7 +70,6 @@ class TestAnInstalledSite:
             )
         host, kme = {"kme-1.example.org"}, {"kme-id:kme-1"}
         assert says(out / "traefik/hop.pem") == ({"service-id:traefik"}, set(), {"client"})
-        assert says(out / "traefik/front.pem") == (kme, host, {"server"})
         assert says(out / "traefik/kme.pem") == (kme, host, {"server"})
         assert says(out / "rest/kme.pem") == (kme, host, {"client"})
         assert says(out / "rest/server.pem") == ({"service-id:rest"}, {"rest"}, {"server"})
@@ -119,7 +118,7 @@ class TestAnInstalledSite:
         out = installed.places.out
         root = load_certificates(out / "sae/sae-kme-1/root.pem", NOW)
         store = x509.verification.Store(list(root))
-        for name in ("traefik/front", "traefik/kme"):
+        for name in ("traefik/kme",):
             chain = load_certificates(out / f"{name}.pem", NOW)
             verifier = (
                 x509.verification.PolicyBuilder()
@@ -239,17 +238,17 @@ class TestASiteThatChanges:
         assert done.stderr.count("step_done") == 1
 
     def test_follows_its_host_to_another_name_or_address(self, site: FreshVault) -> None:
-        front, rest = (site.places.out / name for name in ("traefik/front.pem", "rest/client.pem"))
+        door, rest = (site.places.out / name for name in ("traefik/kme.pem", "rest/client.pem"))
         kept = rest.read_bytes()
         assert site.run("--second", KME_HOST="192.0.2.7").returncode == 0
-        names = load_certificates(front, NOW)[0].extensions.get_extension_for_class(
+        names = load_certificates(door, NOW)[0].extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
         assert [str(one) for one in names.value.get_values_for_type(x509.IPAddress)] == [
             "192.0.2.7"
         ]
         assert site.run("--second").returncode == 0
-        assert says(front)[1] == {"kme-1.example.org"}
+        assert says(door)[1] == {"kme-1.example.org"}
         assert rest.read_bytes() == kept
 
     def test_renews_what_ends_soon(self, site: FreshVault) -> None:

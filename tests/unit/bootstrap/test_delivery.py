@@ -43,7 +43,7 @@ def test_every_service_gets_the_files_that_it_looks_for(out: Path) -> None:
     names = {str(one.files.certificate.relative_to(out)) for one in wanted}
     assert names == {
         *(f"{name}/client.pem" for name in ("unsealer", "watcher", "rest", "operator", "metrics")),
-        *("traefik/hop.pem", "traefik/front.pem", "traefik/kme.pem"),
+        *("traefik/hop.pem", "traefik/kme.pem"),
         *("rest/server.pem", "rest/kme.pem"),
     }
     for one in wanted:

@@ -5,9 +5,9 @@ from kme.bootstrap.roles import (
     LOGINS,
     IssuingRole,
     Site,
-    front_server_role,
     is_address,
     issuing_roles,
+    kme_server_role,
     login_values,
     rest_server_role,
     sae_role,
@@ -50,12 +50,12 @@ def test_an_sae_is_named_as_one_and_nothing_else() -> None:
 
 def test_a_server_has_its_one_host() -> None:
     assert rest_server_role().values()["allowed_domains"] == ["rest"]
-    assert front_server_role(SITE).values()["allowed_domains"] == ["kme-1.example.org"]
+    assert kme_server_role(SITE).values()["allowed_domains"] == ["kme-1.example.org"]
 
 
 def test_a_host_may_be_an_address() -> None:
     site = Site(KmeId("kme-1"), "192.0.2.7", SaeId("sae-1"), "https://vault:8200")
-    values = front_server_role(site).values()
+    values = kme_server_role(site).values()
     assert values["allow_ip_sans"] is True
     assert values["allowed_domains"] == []
 

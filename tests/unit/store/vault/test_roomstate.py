@@ -1,0 +1,109 @@
+"""The room document: small whatever is in stock, and each of its steps on its own."""
+
+import json
+
+from kme.store.records import RESERVED_GRANULES, Claim, GranuleRange
+from kme.store.vault.roomstate import MAX_FRONT, MAX_REMAINDERS, PAGE_BLOCKS, Page, RoomState
+
+WISH = Claim("0" * 32, "w", GranuleRange(0, 8, 9))
+
+
+def wish(number: int) -> Claim:
+    return Claim(f"{number:032x}", "w", WISH.reserved)
+
+
+def stocked(n_blocks: int, granules: int = 128) -> RoomState:
+    room = RoomState()
+    room.raise_marks(peer_settled=10**6)
+    for number in range(1, n_blocks + 1):
+        room.put(number, granules)
+    return room
+
+
+def test_a_document_is_read_back_as_it_was() -> None:
+    room = stocked(5)
+    room.take(WISH, (1, 10))
+    blocks = {4: 128, 5: 128}
+    assert room.spill(Page.of("page", blocks), blocks)
+    room.spent, room.drawn = {9}, {11, 12}
+    again = RoomState.from_data(json.loads(json.dumps(room.to_data())))
+    assert again == room
+
+
+def test_the_document_stays_small_whatever_is_in_stock() -> None:
+    room = stocked(0)
+    for number in range(1, 10_001):
+        room.put(number, 128)
+        blocks = room.overflow()
+        if blocks:
+            assert room.spill(Page.of(f"{number:032x}", blocks), blocks)
+    assert room.stock().blocks_by_room == {120: 10_000}
+    assert len(room.blocks) <= MAX_FRONT
+    assert len(room.pages) == 10_000 // PAGE_BLOCKS - 1
+    assert len(json.dumps(room.to_data())) < 20_000
+
+
+def test_only_fresh_blocks_leave_for_a_page() -> None:
+    room = stocked(MAX_FRONT + 1)
+    room.take(WISH, (1, 10))
+    assert 1 not in room.overflow()
+    blocks = {1: 128, 2: 128}
+    assert not room.spill(Page.of("page", blocks), blocks)
+    assert 2 in room.blocks
+
+
+def test_a_page_is_absorbed_once() -> None:
+    room, blocks = stocked(3), {2: 128, 3: 128}
+    page = Page.of("page", blocks)
+    room.spill(page, blocks)
+    assert room.absorb(page, blocks)
+    assert not room.absorb(page, blocks)
+    assert room.stock().blocks_by_room == {120: 3}
+
+
+def test_of_too_many_remainders_the_smallest_are_given_up() -> None:
+    room = stocked(MAX_REMAINDERS + 5)
+    for number in range(MAX_REMAINDERS + 5):
+        one = room.blocks[number + 1]
+        one.mark = RESERVED_GRANULES + 1 + number % 100
+    claim = room.take(WISH, (1, 1))
+    assert claim is not None
+    room.give_back(claim, claim.reserved.stop)
+    assert len(room.blocks) == MAX_REMAINDERS
+    assert len(room.spent) == 5
+
+
+def test_a_claim_that_nobody_knows_of_is_given_back_whole() -> None:
+    room = stocked(1)
+    room.take(wish(1), (5, 5))
+    room.give_back_whole(wish(1).nonce)
+    room.give_back_whole(wish(1).nonce)
+    assert room.stock().blocks_by_room == {120: 1}
+    assert not room.claims
+
+
+def test_what_a_killed_try_added_is_replaced_until_something_was_claimed_of_it() -> None:
+    room = stocked(3)
+    room.put(3, 64)
+    assert room.stock().blocks_by_room == {120: 2, 56: 1}
+    room.put(3, None)
+    assert room.stock().blocks_by_room == {120: 2}
+    room.put(4, 64)
+    claim = room.take(WISH, (1, 5))
+    assert claim is not None
+    assert claim.reserved.block_number == 4
+    room.put(4, 128)
+    room.put(2, None)
+    assert room.stock().blocks_by_room == {120: 2, 51: 1}
+
+
+def test_a_floor_waits_until_the_pages_below_it_are_absorbed() -> None:
+    room, blocks = stocked(4), {2: 128, 3: 128}
+    page = Page.of("page", blocks)
+    room.spill(page, blocks)
+    assert room.raise_marks(floor_allocate=2) == page
+    assert room.floor_allocate == 0
+    room.absorb(page, blocks)
+    assert room.raise_marks(floor_allocate=2) is None
+    assert room.stock().blocks_by_room == {120: 2}
+    assert room.spent == {1, 2}
