@@ -67,8 +67,7 @@ images: ## Build the images of our own services
 .PHONY: offline-images
 offline-images: ## Make the base, Vault and Traefik images where no image registry is reachable
 	@mkdir -p build
-	@scripts/offline-images > build/offline-images.env
-	@echo "put these lines into .env:"; cat build/offline-images.env
+	@scripts/offline-images > build/offline-images.env; cat build/offline-images.env
 
 .PHONY: init
 init: ## First start: certificates, Vault, first keys; again, it completes and renews

@@ -1,0 +1,82 @@
+"""notes - heartbeats and alarms, each kind one small document."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
+
+from kme.ids import KmeId
+from kme.store import rules
+from kme.store.records import HeartbeatRecord, Incident, IncidentKind
+
+MAX_INCIDENTS: Final = 256
+"""So many of the latest alarms are kept."""
+
+_MAX_DETAILS: Final = 2000
+
+
+@dataclass(slots=True)
+class HeartbeatState:
+    """What a pair's heartbeat document says."""
+
+    record: HeartbeatRecord = field(default_factory=HeartbeatRecord)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read a document."""
+        return cls(
+            HeartbeatRecord(data.get("pending"), data.get("acknowledged"), data.get("heard"))
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the document."""
+        record = self.record
+        return {
+            "pending": record.pending,
+            "acknowledged": record.acknowledged,
+            "heard": record.heard,
+        }
+
+    def begin(self, nonce: str) -> None:
+        """Write the nonce of a heartbeat that is about to be sent."""
+        self.record = replace(self.record, pending=nonce)
+
+    def acknowledge(self, nonce: str) -> None:
+        """Note that the peer accepted the pending heartbeat."""
+        self.record = rules.acknowledged(self.record, nonce)
+
+    def accept(self, nonce: str) -> None:
+        """Remember the peer's heartbeat as the last one heard."""
+        self.record = replace(self.record, heard=nonce)
+
+
+@dataclass(slots=True)
+class IncidentState:
+    """What the document of alarms says: the latest ones, the newest last."""
+
+    alarms: list[Incident] = field(default_factory=list)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read a document."""
+        return cls(
+            [
+                Incident(KmeId(peer), IncidentKind(kind), float(unix_s), details)
+                for peer, kind, unix_s, details in data.get("alarms", [])
+            ]
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the document."""
+        return {
+            "alarms": [[one.peer, one.kind.value, one.unix_s, one.details] for one in self.alarms]
+        }
+
+    def record(self, incident: Incident) -> None:
+        """Keep an alarm, whatever its text holds."""
+        details = incident.details.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.alarms = [*self.alarms, replace(incident, details=details[:_MAX_DETAILS])]
+        del self.alarms[:-MAX_INCIDENTS]
+
+    def latest(self, limit: int) -> list[Incident]:
+        """Return the latest alarms, newest first."""
+        return self.alarms[::-1][: max(limit, 0)]

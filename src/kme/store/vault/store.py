@@ -1,0 +1,244 @@
+"""store - the calls of the port, each handed to the documents that it changes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+from kme.errors import SettingsError, StoreUnavailableError
+from kme.ids import Epoch, KmeId, SourceId
+from kme.secret import Secret
+from kme.store import rules
+from kme.store.records import (
+    Claim,
+    FinalKey,
+    FinalKeyRef,
+    GranuleRange,
+    HeartbeatRecord,
+    InboxEntry,
+    Incident,
+    KeyBlock,
+    PairingRecord,
+    Proposal,
+    Settlement,
+    Stock,
+)
+from kme.store.vault.cell import Cell, Cells, DocumentStore
+from kme.store.vault.draws import Draws
+from kme.store.vault.inbox import Inbox
+from kme.store.vault.keydocs import KeyDocs
+from kme.store.vault.notes import HeartbeatState, IncidentState
+from kme.store.vault.pairing import Pairing
+from kme.store.vault.rooms import Rooms
+
+_DIGEST_KEY_BYTES: Final = 32
+
+
+class VaultStore:
+    """A `kme.store.ports.Store` in documents of HashiCorp Vault.
+
+    Made by `open`. Any number of processes may use the same documents. There
+    are no transactions: each call ends with one write under check-and-set that
+    makes all before it count (the index of the inbox, the pair's document, the
+    room's, a ledger), and what has to follow it is repeated until it is done.
+
+    Which rights a process needs depends on what it calls: `ingest` creates
+    ``inbox`` entries and reads and writes ``index``, nothing else.
+
+    Parameters
+    ----------
+    kme
+        Whose store it is.
+    documents
+        The documents; they are not closed with the store.
+    digest_key
+        The site's 32 bytes under which all that holds key has its digest.
+    """
+
+    def __init__(self, kme: KmeId, documents: DocumentStore, digest_key: Secret) -> None:
+        self.kme = kme
+        self._documents = documents
+        keydocs = KeyDocs(kme, digest_key[:])
+        self._inbox = Inbox(documents, keydocs)
+        self._rooms = Rooms(kme, documents)
+        self._pairing = Pairing(documents, keydocs, self._inbox, self._rooms)
+        self._draws: dict[KmeId, Draws] = {}
+        self._heartbeats = Cells(lambda peer: Cell(documents, f"heartbeats/{peer}", HeartbeatState))
+        self._incidents = Cell(documents, "incidents", IncidentState)
+        self._n_calls = 0
+        self._is_open = True
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+
+    @classmethod
+    async def open(cls, kme: KmeId, documents: DocumentStore, digest_key: Secret) -> Self:
+        """Open a store; nothing is asked of Vault before the first call.
+
+        Raises
+        ------
+        SettingsError
+            If the digest key hasn't 32 bytes.
+        """
+        if len(digest_key) != _DIGEST_KEY_BYTES:
+            raise SettingsError(f"the site's digest key has not {_DIGEST_KEY_BYTES} bytes")
+        return cls(kme, documents, digest_key)
+
+    async def close(self) -> None:
+        """Finish what is under way; refuse all calls from now on."""
+        self._is_open = False
+        await self._is_quiet.wait()
+        for kind in (self._inbox, self._rooms, self._heartbeats, self._incidents):
+            await kind.settled()
+        for draws in self._draws.values():
+            await draws.settled()
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        if not self._is_open:
+            raise StoreUnavailableError("the store is closed")
+        self._n_calls += 1
+        self._is_quiet.clear()
+        try:
+            yield
+        finally:
+            self._n_calls -= 1
+            if self._n_calls == 0:
+                self._is_quiet.set()
+
+    # Inbox
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        """Take one epoch's final key, once for good."""
+        async with self._call():
+            return await self._inbox.ingest(peer, source, epoch, parts)
+
+    async def inbox(
+        self, peer: KmeId, source: SourceId, after: FinalKeyRef | None, limit: int
+    ) -> list[InboxEntry]:
+        """List entries of one source in order of epoch and part, behind `after`."""
+        async with self._call():
+            return await self._pairing.entries(peer, source, after, limit)
+
+    async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
+        """Return those of `refs` that are in the inbox now, in the order given."""
+        async with self._call():
+            return await self._pairing.held(peer, refs)
+
+    async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
+        """Read entries with their bytes; absent ones are left out."""
+        async with self._call():
+            return await self._pairing.final_keys(peer, refs)
+
+    async def burn_inbox(self, peer: KmeId) -> int:
+        """Remove the final keys that wait, but for those of an open proposal."""
+        async with self._call():
+            return await self._pairing.burn_inbox(peer)
+
+    # Pairing
+
+    async def pairing(self, peer: KmeId) -> PairingRecord:
+        """Return the pair's record; a fresh one before the first write."""
+        async with self._call():
+            return await self._pairing.pairing(peer)
+
+    async def open_proposal(self, peer: KmeId, proposal: Proposal) -> None:
+        """Leader: write a proposal before it is sent."""
+        async with self._call():
+            await self._pairing.open_proposal(peer, proposal)
+
+    async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
+        """Write the verdict and all that follows from it, in one step."""
+        async with self._call():
+            await self._pairing.settle(peer, settlement, key)
+
+    async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
+        """Note that the peer settled all numbers up to `number`; the mark only rises."""
+        rules.check_number(number)
+        async with self._call():
+            await self._rooms.raise_marks(peer, peer_settled=number)
+
+    async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
+        """Raise the floors of allocation and draws; they never fall."""
+        rules.check_number(allocate)
+        rules.check_number(draw)
+        async with self._call():
+            await self._pairing.raise_floor_draw(peer, draw)
+            self._draws_of(peer).raise_floor(draw)
+            await self._rooms.raise_marks(peer, floor_allocate=allocate)
+
+    # Supply
+
+    async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
+        """Read a block with its bytes; None if there is none (any more)."""
+        async with self._call():
+            return await self._pairing.block(peer, number)
+
+    async def claim(
+        self, peer: KmeId, worker: str, min_granules: int, want_granules: int
+    ) -> Claim | None:
+        """Reserve a range in one of this KME's own blocks, durably."""
+        rules.check_wish(min_granules, want_granules)
+        async with self._call():
+            return await self._rooms.claim(peer, worker, min_granules, want_granules)
+
+    async def give_back(self, peer: KmeId, claim: Claim, untouched_from: int) -> None:
+        """Close a claim and return what was not used of it."""
+        rules.check_untouched(claim, untouched_from)
+        async with self._call():
+            await self._rooms.give_back(peer, claim, untouched_from)
+
+    async def close_claims(self, worker: str | None = None) -> int:
+        """Close all open claims of a worker (of all workers if None); return how many."""
+        async with self._call():
+            return await self._rooms.close_claims(worker)
+
+    async def stock(self, peer: KmeId) -> Stock:
+        """Return what `claim` could still reserve."""
+        async with self._call():
+            return await self._rooms.stock(peer)
+
+    async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
+        """Mark ranges as drawn: all of them, for ever, or none."""
+        async with self._call():
+            await self._draws_of(peer).draw(ranges)
+
+    def _draws_of(self, peer: KmeId) -> Draws:
+        if peer not in self._draws:
+            self._draws[peer] = Draws(peer, self._documents, self._rooms, self._pairing.floor_draw)
+        return self._draws[peer]
+
+    # Heartbeats
+
+    async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
+        """Return the pair's heartbeat record, freshly read."""
+        async with self._call():
+            return (await self._heartbeats[peer,].read()).record
+
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Write the nonce of a heartbeat that is about to be sent."""
+        async with self._call():
+            await self._heartbeats[peer,].change(lambda state: state.begin(nonce))
+
+    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
+        async with self._call():
+            await self._heartbeats[peer,].change(lambda state: state.acknowledge(nonce))
+
+    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
+        """Remember the peer's heartbeat as the last one heard."""
+        async with self._call():
+            await self._heartbeats[peer,].change(lambda state: state.accept(nonce))
+
+    # Incidents
+
+    async def record_incident(self, incident: Incident) -> None:
+        """Keep an alarm."""
+        async with self._call():
+            await self._incidents.change(lambda state: state.record(incident))
+
+    async def incidents(self, limit: int) -> list[Incident]:
+        """Return the latest alarms, newest first."""
+        async with self._call():
+            return (await self._incidents.read()).latest(limit)
