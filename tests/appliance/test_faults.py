@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import urllib3
@@ -117,11 +118,24 @@ def test_vault_sealed_under_load_is_unsealed_and_goes_on(
         seal(kmes.second)
 
 
-def test_a_cut_network_stops_new_keys_and_heals_by_itself(kmes: TwoKmes) -> None:
+def test_a_cut_network_stops_new_keys_at_both_ends_and_heals_by_itself(kmes: TwoKmes) -> None:
     with Load(kmes).running():
-        with cut_off(kmes.first):
-            wait_for(lambda: kmes.second.enc_keys(kmes.first).status == 503, 30.0)
+        with cut_off(*kmes.sites):
+            for master, slave in (kmes.sites, kmes.sites[::-1]):
+                wait_for(partial(refuses, master, slave), 30.0)
         kmes.wait_until_served()
+
+
+def test_a_kme_that_cannot_call_out_stops_giving_keys_and_the_other_goes_on(kmes: TwoKmes) -> None:
+    with cut_off(kmes.first):
+        wait_for(partial(refuses, kmes.first, kmes.second), 30.0)
+        # The other one's heartbeats still arrive and are accepted.
+        (key_id,) = kmes.second.enc_keys(kmes.first).keys
+        assert kmes.first.dec_keys(kmes.second, key_id).status == 200
+
+
+def refuses(master: Site, slave: Site) -> bool:
+    return master.enc_keys(slave).status == 503
 
 
 @pytest.fixture

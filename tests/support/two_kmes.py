@@ -200,19 +200,22 @@ def wait_for(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0
 
 
 @contextmanager
-def cut_off(site: Site, *services: str) -> Iterator[None]:
-    """Take a site's way to other KMEs away while the context lasts."""
+def cut_off(*sites: Site) -> Iterator[None]:
+    """Take these sites' way to other KMEs away while the context lasts.
+
+    Their own doors stay open: Docker publishes a port on whatever network is
+    left to a container.
+    """
     cut = []
-    for service, network in (("rest", "egress"), ("traefik", "edge")):
-        if services and service not in services:
-            continue
-        name = f"{site.settings['KME_PROJECT']}_{network}"
-        container = site.container(service)
-        (net,) = container.client.networks.list(names=[name])
-        net.disconnect(container)
-        cut.append((net, container, service))
+    for site in sites:
+        container = site.container("rest")
+        (network,) = container.client.networks.list(
+            names=[f"{site.settings['KME_PROJECT']}_egress"]
+        )
+        network.disconnect(container)
+        cut.append((network, container))
     try:
         yield
     finally:
-        for net, container, service in cut:
-            net.connect(container, aliases=[service])
+        for network, container in cut:
+            network.connect(container, aliases=["rest"])
