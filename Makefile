@@ -133,6 +133,10 @@ inspect: ## What an operator may see in Vault: counts and digests, never key
 clear: ## Drop the keys at both ends, after asking
 	$(APPLIANCE) clear
 
+.PHONY: clean
+clean: ## Remove everything made for this KME: certificates, Vault, keys; after asking
+	$(APPLIANCE) clean
+
 .PHONY: two-kmes
 two-kmes: ## Two appliances on this host, from nothing to one key compared
 	@scripts/two-kmes
@@ -204,8 +208,7 @@ LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-h
 docs: $(READY) ## Regenerate docs/configuration.md from the settings
 	$(RUN) -m kme check-config --describe > docs/configuration.md
 
-.PHONY: clean
-clean: ## Remove everything made: after asking the appliance, then environment, caches, reports
-	@if [ -f "$(SITE)/.env" ]; then SITE="$(SITE)" YES="$(YES)" scripts/appliance clean; fi
-	rm -rf $(VENV) .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
+.PHONY: distclean
+distclean: ## Remove the virtual environment, caches, reports and downloaded wheels
+	rm -rf $(VENV) .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis build/wheels
 	find src qkd-sim tests -name __pycache__ -type d -prune -exec rm -rf {} +

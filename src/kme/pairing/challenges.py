@@ -8,14 +8,10 @@ from typing import Final
 from kme.pairing.pair import PairEnd
 from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
 from kme.pairing.rollback import RollbackGuard
-from kme.store.records import HeartbeatRecord, PairingRecord
+from kme.pairing.standing import StandingReader
+from kme.store.records import HeartbeatRecord
 
 _MAX_CHALLENGES: Final = 8
-
-
-def settled_number(record: PairingRecord) -> int:
-    """Return up to which number all blocks are settled; 0 before the first."""
-    return record.last.proposal.number if record.last else 0
 
 
 class HeartbeatJudge:
@@ -37,11 +33,20 @@ class HeartbeatJudge:
         Where a roll-back is declared.
     token
         Returns 32 fresh random hexadecimal digits.
+    standing
+        Where this end stands; both directions share what was read.
     """
 
-    def __init__(self, end: PairEnd, guard: RollbackGuard, token: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        end: PairEnd,
+        guard: RollbackGuard,
+        token: Callable[[], str],
+        standing: StandingReader | None = None,
+    ) -> None:
         self._end = end
         self._guard = guard
+        self._standing = standing or StandingReader(end)
         self._token = token
         self._lock = asyncio.Lock()
         self._challenges: deque[str] = deque(maxlen=_MAX_CHALLENGES)
@@ -58,26 +63,26 @@ class HeartbeatJudge:
             outcome, challenge = await self._outcome(heartbeat)
             if outcome is HeartbeatOutcome.ACCEPTED:
                 await self._learn_settled(heartbeat.settled)
-        store, peer = self._end.store, self._end.peer
-        settled = settled_number(await store.pairing(peer))
-        return HeartbeatAnswer(outcome, challenge, settled, (await store.stock(peer)).n_bytes)
+        standing = await self._standing.recent()
+        return HeartbeatAnswer(outcome, challenge, standing.settled, standing.free_bytes)
 
-    async def check_settled(self, peer_settled: int) -> PairingRecord:
-        """Return the pair's record, read after the peer said how far it has settled.
+    async def check_settled(self, peer_settled: int) -> None:
+        """Declare a roll-back if the peer has settled what we know nothing of.
 
         Whatever the follower has settled was proposed durably by the leader
         before, and whatever the leader has settled was settled durably by the
         follower before. So a peer that is ahead of our highest number shows
         that we forgot something, even where no nonce does.
         """
-        record = await self._end.store.pairing(self._end.peer)
-        if peer_settled > record.highest:
+        standing = await self._standing.recent()
+        if peer_settled > standing.record.highest:
+            standing = await self._standing.fresh()
+        if peer_settled > standing.record.highest:
             await self._guard.declare(
                 f"this KME lost what it agreed on with KME {self._end.peer}: its store was"
                 " restored from an older copy, and keys stay closed until an operator acts",
                 may_be_ours=True,
             )
-        return record
 
     async def _outcome(self, heartbeat: Heartbeat) -> tuple[HeartbeatOutcome, str | None]:
         store, peer = self._end.store, self._end.peer
@@ -96,10 +101,15 @@ class HeartbeatJudge:
         return HeartbeatOutcome.CHALLENGED, challenge
 
     async def _learn_settled(self, peer_settled: int) -> None:
-        record = await self.check_settled(peer_settled)
-        number = min(peer_settled, settled_number(record))
-        if number > record.peer_settled:
+        await self.check_settled(peer_settled)
+        standing = await self._standing.recent()
+        if peer_settled <= standing.record.peer_settled:
+            return  # known before, and marks never fall
+        standing = await self._standing.fresh()
+        number = min(peer_settled, standing.settled)
+        if number > standing.record.peer_settled:
             await self._end.store.raise_peer_settled(self._end.peer, number)
+            self._standing.forget()
 
     async def _declare(self, record: HeartbeatRecord, heartbeat: Heartbeat) -> None:
         local, peer = self._end.local, self._end.peer

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from kme.errors import KmeError, PeerUnavailableError
-from kme.pairing.challenges import HeartbeatJudge, settled_number
+from kme.pairing.challenges import HeartbeatJudge
 from kme.pairing.pair import PairEnd
 from kme.pairing.ports import (
     Heartbeat,
@@ -20,6 +20,7 @@ from kme.pairing.ports import (
     PeerLiveness,
 )
 from kme.pairing.rollback import RollbackGuard
+from kme.pairing.standing import StandingReader
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ class Heartbeats:
         self._link = link
         self._token = token
         self._guard = RollbackGuard(end)
-        self._judge = HeartbeatJudge(end, self._guard, token)
+        self._standing = StandingReader(end)
+        self._judge = HeartbeatJudge(end, self._guard, token, self._standing)
         self._accepted_s: float | None = None
         self._report: PeerReport | None = None
         self._unwritten: str | None = None
@@ -172,6 +174,7 @@ class Heartbeats:
 
     def hasten(self) -> None:
         """Send the next heartbeat at once, because there is news."""
+        self._standing.forget()
         self._wanted.set()
 
     async def on_heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -241,9 +244,10 @@ class Heartbeats:
         self._unwritten = nonce
         await store.begin_heartbeat(peer, nonce)
         self._unwritten = None
-        settled = settled_number(await store.pairing(peer))
-        free_bytes = (await store.stock(peer)).n_bytes
-        return Heartbeat(nonce, record.acknowledged, challenge, settled, free_bytes)
+        standing = await self._standing.recent()
+        return Heartbeat(
+            nonce, record.acknowledged, challenge, standing.settled, standing.free_bytes
+        )
 
     async def _check(self, answer: HeartbeatAnswer) -> None:
         peer = self._end.peer

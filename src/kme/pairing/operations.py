@@ -8,7 +8,6 @@ from typing import Final, Protocol
 from kme.clock import Clock
 from kme.errors import IdentityError, KmeError, PairingError, PeerUnavailableError
 from kme.ids import KmeId, SaeId
-from kme.pairing.challenges import settled_number
 from kme.pairing.compare import MAX_COMPARED, compare_tag, compared
 from kme.pairing.ports import (
     BlockTag,
@@ -17,6 +16,7 @@ from kme.pairing.ports import (
     OperatorLink,
     PairStock,
 )
+from kme.pairing.standing import settled_number
 from kme.registry.records import SaeList
 from kme.store import rules
 from kme.store.ports import Store

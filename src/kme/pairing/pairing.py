@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from kme.clock import Clock
 from kme.errors import IdentityError, KmeError
@@ -17,6 +18,9 @@ from kme.store.records import FinalKeyRef, Proposal, Verdict
 
 _logger = logging.getLogger(__name__)
 
+_IDLE_POLLS: Final = 2
+"""While no block is due, so much less often than usual is looked for final keys."""
+
 
 class _Peer:
     """All that goes on with one peer."""
@@ -29,9 +33,9 @@ class _Peer:
         self.follower = Follower(end, self.heartbeats)
 
     async def lead(self) -> None:
-        """Propose blocks until cancelled; after a failure wait longer each time."""
+        """Propose blocks until cancelled; the longer there is nothing to do, the less often."""
         config, clock = self.end.config, self.end.clock
-        pause_s = config.poll_s
+        pause_s = idle_s = config.poll_s
         while self.leader is not None:
             if not self.heartbeats.is_alive:
                 await clock.sleep(config.poll_s)
@@ -45,7 +49,8 @@ class _Peer:
                 pause_s = min(2 * pause_s, config.max_backoff_s)
             else:
                 pause_s = config.poll_s
-                await clock.sleep(0 if has_settled else pause_s)
+                idle_s = pause_s if has_settled else min(2 * idle_s, _IDLE_POLLS * pause_s)
+                await clock.sleep(0 if has_settled else idle_s)
 
 
 class Pairing:

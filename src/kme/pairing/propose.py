@@ -4,14 +4,15 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import replace
+from typing import TypeAlias
 
 from kme.errors import PairingError, PeerUnavailableError
 from kme.ids import KmeId, SourceId
-from kme.pairing.challenges import settled_number
 from kme.pairing.gather import Gatherer
 from kme.pairing.heartbeat import Heartbeats
 from kme.pairing.pair import PairEnd
 from kme.pairing.ports import PeerLink
+from kme.pairing.standing import settled_number
 from kme.pairing.tags import TAG_BYTES, has_right_tag, make_tag
 from kme.secret import Secret
 from kme.store.records import (
@@ -25,6 +26,8 @@ from kme.store.records import (
 )
 
 _logger = logging.getLogger(__name__)
+
+_Due: TypeAlias = tuple[SourceId, tuple[FinalKeyRef, ...]]
 
 
 class Leader:
@@ -53,6 +56,7 @@ class Leader:
         self._turns = deque(end.config.sources)
         self._given: deque[tuple[int, int]] = deque()
         self._alarmed_number = 0
+        self._is_at_rest = False
         self.opening = asyncio.Lock()
         """Held from reading what a block is made of until its proposal is written."""
 
@@ -74,13 +78,21 @@ class Leader:
             If our own store doesn't answer.
         """
         self._heartbeats.require_alive()
+        due: _Due | None = None
+        if self._is_at_rest:
+            # Nobody else proposes or settles, so the record is looked at when a block is due.
+            due = await self._due()
+            if due is None:
+                return False
+        self._is_at_rest = False
         store, peer = self._end.store, self._end.peer
         record = await store.pairing(peer)
         if record.peer_settled < settled_number(record):
             # The verdict came from the follower, which was durable with it.
             await store.raise_peer_settled(peer, settled_number(record))
-        proposal = record.open_proposal or await self._open_next(record.highest + 1)
+        proposal = record.open_proposal or await self._open_next(record.highest + 1, due)
         if proposal is None:
+            self._is_at_rest = True
             return False
         try:
             await self._settle(proposal)
@@ -89,16 +101,23 @@ class Leader:
             raise
         return True
 
-    async def _open_next(self, number: int) -> Proposal | None:
+    async def _open_next(self, number: int, due: _Due | None) -> Proposal | None:
         """Write the next proposal durably, if a block is due from any source."""
+        due = due or await self._due()
+        if due is None:
+            return None
+        async with self.opening:
+            return await self._open(number, *due)
+
+    async def _due(self) -> _Due | None:
+        """Return what the next block is to be made of, if one is due; each source in turn."""
         for _ in range(len(self._turns)):
             source = self._turns[0]
             self._turns.rotate(-1)
             refs = await self._gatherers[source].gather()
             if refs:
                 self._gatherers[source].forget()
-                async with self.opening:
-                    return await self._open(number, source, refs)
+                return source, refs
         return None
 
     async def _open(

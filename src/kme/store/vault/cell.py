@@ -112,6 +112,7 @@ class Cell(Generic[_S]):
         self._waiting: list[_Change[_S]] = []
         self._undo: list[Callable[[_S], object]] = []
         self._runner: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[Document | None] | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -119,8 +120,19 @@ class Cell(Generic[_S]):
         return self._runner is None and not self._undo
 
     async def read(self) -> _S:
-        """Return what the document says now, for the caller alone."""
-        return (await self._load()).state
+        """Return what the document says now, for the caller alone.
+
+        Those who ask at the same moment share one request, which is sent after.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_for_all())
+        found = await asyncio.shield(self._reading)
+        return self._kind.from_data({} if found is None else found.data)
+
+    async def _read_for_all(self) -> Document | None:
+        await asyncio.sleep(0)
+        self._reading = None  # whoever asks from now on wants to know what is there later
+        return await self._documents.read(self.path)
 
     async def peek(self) -> _S | None:
         """Return what was last seen of it, to be looked at at once; None while it changes.
