@@ -52,9 +52,11 @@ serve: $(READY) ## Two KMEs and a running simulated link, until Ctrl-C; prints t
 
 ##@ The appliance (Docker); a site's settings stand in .env, or in another folder's: SITE=DIR
 
-APPLIANCE = @SITE="$(SITE)" YES="$(YES)" scripts/appliance
-SITE ?= .
-YES  ?=
+APPLIANCE = @SITE="$(SITE)" YES="$(YES)" RENEW="$(RENEW)" REPLACE="$(REPLACE)" scripts/appliance
+SITE    ?= .
+YES     ?=
+RENEW   ?=
+REPLACE ?=
 
 .PHONY: check-config
 check-config: ## Check the settings in .env
@@ -73,9 +75,21 @@ offline-images: ## Make the base, Vault and Traefik images where no image regist
 init: ## First start: certificates, Vault, first keys; again, it completes and renews
 	$(APPLIANCE) init
 
+.PHONY: shares
+shares: ## Take the offline shares of Vault's unseal key out, for people to keep
+	$(APPLIANCE) shares
+
 .PHONY: connect
-connect: ## Write this KME's bundle; trust the other KME's: make connect PEER=FILE
+connect: ## Write this KME's bundle; trust the other KME's: make connect PEER=FILE (anew: REPLACE=yes)
 	$(APPLIANCE) connect $(if $(PEER),"$(PEER)")
+
+.PHONY: disconnect
+disconnect: ## Trust another KME no more: make disconnect KME=...
+	$(APPLIANCE) disconnect "$(KME)"
+
+.PHONY: certs
+certs: ## Which authorities and certificates there are, with fingerprints and end dates
+	$(APPLIANCE) certs
 
 .PHONY: up
 up: ## Start the KME and wait until it serves
@@ -92,6 +106,10 @@ log: ## What the services say; one of them: make log S=rest
 .PHONY: ps
 ps: ## Which containers run, and how they are
 	$(APPLIANCE) ps
+
+.PHONY: status
+status: ## Are the other KMEs heard? Which alarms were there?
+	$(APPLIANCE) status
 
 .PHONY: transfer
 transfer: ## Bring the other KME its final keys: make transfer HOST=USER@HOST:DIR
@@ -118,8 +136,12 @@ key: ## Fetch one key at both ends and compare
 	@SITE="$(SITE)" PEER_SITE="$(PEER_SITE)" scripts/get-key $(ARGS)
 
 .PHONY: sae
-sae: ## Issue an SAE's certificate: make sae NAME=...
+sae: ## Issue an SAE's certificate: make sae NAME=... (one more: RENEW=yes)
 	$(APPLIANCE) sae "$(NAME)"
+
+.PHONY: saes
+saes: ## Which SAEs are registered here
+	$(APPLIANCE) saes
 
 .PHONY: revoke-sae
 revoke-sae: ## Revoke an SAE's certificates: make revoke-sae NAME=...
@@ -128,6 +150,10 @@ revoke-sae: ## Revoke an SAE's certificates: make revoke-sae NAME=...
 .PHONY: inspect
 inspect: ## What an operator may see in Vault: counts and digests, never key
 	$(APPLIANCE) inspect
+
+.PHONY: rotate-audit
+rotate-audit: ## Begin a new file of Vault's audit log
+	$(APPLIANCE) rotate-audit
 
 .PHONY: clear
 clear: ## Drop the keys at both ends, after asking

@@ -10,11 +10,6 @@ path "kme/metadata/inbox/*" {
   capabilities = ["read"]
 }
 
-# Whether something lies there already: without this, a second creation looks like a refusal.
-path "kme/metadata/inbox/*" {
-  capabilities = ["read"]
-}
-
 # What came in, and which epochs are used up: counts and digests, no key.
 path "kme/data/index/*" {
   capabilities = ["create", "read", "update"]

@@ -34,9 +34,9 @@ the environment wins over the file.
 _SERVICES_PREFACE: Final = """
 ## The appliance: its services
 
-Variables of the containers; the Compose files set those that `.env` decides, and the defaults fit the
-rest. Another value comes from a Compose file of your own (`KME_COMPOSE_FILE`), under `environment` of
-the service. Secrets are files, never values.
+Variables of the containers; the Compose files set those that `.env` decides, and the defaults fit
+the rest. Another value comes from a Compose file of your own (`KME_COMPOSE_FILE`), under
+`environment` of the service. Secrets are files, never values.
 
 ### Shared
 
@@ -46,7 +46,8 @@ the service. Secrets are files, never values.
 _WITHOUT_APPLIANCE: Final = """
 ## The appliance: its services
 
-To see them, install the extra `appliance` beside this program (`make setup` does), and run this again.
+To see them, install the extra `appliance` beside this program (`make setup` does), and run this
+again.
 """
 
 _SITE_EXAMPLE: Final = Path(__file__).parents[2] / ".env.example"

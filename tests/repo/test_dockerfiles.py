@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "services" / "Dockerfile"
 UIDS = {
@@ -73,14 +71,6 @@ def test_the_build_context_holds_what_is_named_and_nothing_else() -> None:
     }  # fmt: skip
     for secret in ("**/*.pem", "**/*.key", "**/*.p12", "**/.env"):
         assert rules.index(secret) > max(rules.index(f"!{name}") for name in admitted)
-
-
-@pytest.mark.parametrize("script", ["build-images", "fetch-traefik", "offline-images"])
-def test_a_script_is_sound_for_a_plain_shell(script: str) -> None:
-    path = ROOT / "scripts" / script
-    subprocess.run(["/bin/sh", "-n", path], check=True)
-    assert path.stat().st_mode & 0o111
-    assert "set -eu" in path.read_text()
 
 
 def test_traefik_is_new_enough_in_every_place_that_names_it() -> None:

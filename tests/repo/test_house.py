@@ -50,6 +50,35 @@ def test_no_large_file_is_in_git() -> None:
         assert path.stat().st_size < 400_000, path
 
 
+def _texts() -> list[tuple[Path, str]]:
+    """Return what people wrote; a lock of Go modules names hosts, which are names of modules."""
+    found = []
+    for path in _tracked():
+        if path.name not in {"go.mod", "go.sum"}:
+            try:
+                found.append((path, path.read_text("utf-8")))
+            except UnicodeDecodeError:
+                continue
+    return found
+
+
+def test_no_package_registry_is_named() -> None:
+    hosts = {
+        "pypi": "org", "files.pythonhosted": "org", "proxy.golang": "org", "sum.golang": "org",
+        "deb.debian": "org", "security.debian": "org", "registry.npmjs": "org", "ghcr": "io",
+        "quay": "io",
+    }  # fmt: skip
+    names = [f"{name}.{top}" for name, top in hosts.items()]
+    for path, text in _texts():
+        assert not [name for name in names if name in text], path
+
+
+def test_no_path_of_a_developers_machine_is_named() -> None:
+    own = re.compile(rf"{re.escape(str(ROOT))}/|/(?:home|Users)/[A-Za-z]\w*/")
+    for path, text in _texts():
+        assert not own.search(text), path
+
+
 def test_lock_files_pin_every_package_by_hash_and_name_no_index() -> None:
     for path in (ROOT / "requirements").glob("*.txt"):
         text = path.read_text()
@@ -82,9 +111,50 @@ def test_own_distributions_are_never_looked_up_by_name() -> None:
 
 def test_every_make_target_that_the_papers_name_exists() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for name in ("README.md", "CONTRIBUTING.md", "tests/README.md"):
-        named = set(re.findall(r"`?make ([a-z][a-z-]+)", (ROOT / name).read_text()))
-        assert named - targets == set(), name
+    papers = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[cst]*/README.md")]
+    assert len(papers) > 15
+    for path in papers:
+        # In code, alone or at the begin of a line; not as a word of prose.
+        named = set(re.findall(r"(?:`|^)make ([a-z][a-z-]+)", path.read_text(), re.MULTILINE))
+        assert named - targets == set(), path
+
+
+def test_every_variable_that_the_papers_give_to_make_is_known() -> None:
+    known = "".join(
+        path.read_text() for path in (ROOT / "Makefile", *(ROOT / "scripts").iterdir())
+    )  # fmt: skip
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for options in re.findall(r"(?:`|^)make [a-z-]+((?: [A-Z_]+=\S+)+)", path.read_text()):
+            for name in re.findall(r"([A-Z_]+)=", options):
+                assert re.search(rf"\b{name}\b", known), f"{path}: {name}"
+
+
+def test_every_setting_that_the_papers_name_exists() -> None:
+    known = "".join(
+        path.read_text()
+        for path in (
+            ROOT / ".env.example", ROOT / "docs/configuration.md", *(ROOT / "scripts").iterdir(),
+        )
+    )  # fmt: skip
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("certs/*.md")]:
+        for name in re.findall(r"\bKME_[A-Z_]*[A-Z]\b", path.read_text()):
+            assert name in known, f"{path}: {name}"
+
+
+def test_every_decision_and_every_test_folder_is_listed() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text()
+    for page in (ROOT / "docs/adr").glob("0*.md"):
+        assert f"({page.name})" in index
+        number = page.name.partition("-")[0]
+        assert re.match(rf"# {number}\.? ", page.read_text()), page
+    listed = (ROOT / "tests/README.md").read_text()
+    for folder in {path.relative_to(ROOT / "tests").parts[0] for path in _tracked_tests()}:
+        assert f"`{folder}/`" in listed, folder
+
+
+def _tracked_tests() -> list[Path]:
+    tests = ROOT / "tests"
+    return [path for path in _tracked() if tests in path.parents and path.parent != tests]
 
 
 def test_every_link_between_the_papers_leads_somewhere() -> None:

@@ -18,9 +18,8 @@ from kme.store.records import (
     SourceClass,
     Verdict,
 )
-from kme.supply.cache import DEFAULT_CACHE_BYTES
 from kme.supply.directory import SaeDirectory
-from kme.supply.supply import LinkSupply
+from kme.supply.supply import LinkSupply, SupplyLimits
 from simulation import VirtualClock
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
@@ -160,17 +159,17 @@ class SupplyPair:
     ----------
     clock
         The time of both; stands still unless told otherwise.
-    cache_bytes
-        Room for blocks in memory, of each.
+    limits
+        What each of them keeps in memory.
     """
 
-    def __init__(self, clock: Clock | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+    def __init__(self, clock: Clock | None = None, limits: SupplyLimits | None = None) -> None:
         self.clock = clock or VirtualClock()
         self.scripts = {A: StoreScript(), B: StoreScript()}
         self.stores = {kme: MemoryStore(kme, self.scripts[kme]) for kme in (A, B)}
         self.liveness = {kme: SimulatedLiveness(self.scripts[kme].log) for kme in (A, B)}
         self.blocks = BlockMaker(tuple(self.stores.values()))
-        self._cache_bytes = cache_bytes
+        self._limits = limits or SupplyLimits()
         self.a = self.start(A, "worker-1")
         self.b = self.start(B, "worker-1")
 
@@ -182,7 +181,7 @@ class SupplyPair:
             self.liveness[kme],
             self.clock,
             worker,
-            self._cache_bytes,
+            self._limits,
         )
 
     async def open(self) -> None:

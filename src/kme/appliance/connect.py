@@ -102,7 +102,7 @@ def read_bundle(data: bytes) -> Bundle:
     try:
         members = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError("this is no bundle: `make bundle` at the other KME writes one") from error
+        raise InputError("this is no bundle: `make connect` at the other KME writes one") from error
     if not isinstance(members, dict) or members.get("format") != FORMAT:
         raise InputError(f"this is no bundle of the kind {FORMAT!r}: are both KMEs of one version?")
     names = ("kme", "site", "peer_url", "sae_url", "ca", "root")
@@ -169,7 +169,7 @@ def check_against_known(
         if site.kme == bundle.kme and not has_same_key and not replaces:
             raise InputError(
                 f"KME {site.kme} is connected with another authority. If it was set up anew, and"
-                " its operator confirms that, repeat this with --replace"
+                " its operator confirms that, repeat this with REPLACE=yes"
             )
 
 

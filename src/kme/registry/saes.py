@@ -216,7 +216,7 @@ def _check_own(own: Register, sae: SaeId, now_s: float, hold_s: float, *, renews
             raise RequestError(f"SAE {str(sae)!r} is not registered: add it first")
     elif entry is not None and entry.is_active:
         raise RequestError(
-            f"SAE {str(sae)!r} is registered already: --renew issues another certificate to it"
+            f"SAE {str(sae)!r} is registered already: RENEW=yes issues another certificate to it"
         )
     elif entry is not None and entry.removed_s is not None and entry.holds(now_s, hold_s):
         left_h = (entry.removed_s + hold_s - now_s) / 3600

@@ -88,7 +88,7 @@ def test_a_kme_that_was_set_up_anew_is_believed_only_if_that_was_said(
     assert site.as_service("rest", lambda d: d.read(f"{PEERS_PATH}/{PEER}")) is not None
     anew = Kme.make(str(PEER)).bundle()
     bundle.write_text(anew.to_json())
-    assert "--replace" in site.refuses("connect", "--yes", str(bundle))
+    assert "REPLACE=yes" in site.refuses("connect", "--yes", str(bundle))
     site.do("connect", "--yes", "--replace", str(bundle))
     found = kept(site)
     assert found is not None

@@ -163,7 +163,7 @@ class TestWhatIsKnownAlready:
 
     def test_another_authority_is_believed_only_if_that_was_said(self) -> None:
         anew = Kme.make("kme-b").bundle()
-        with pytest.raises(InputError, match="--replace"):
+        with pytest.raises(InputError, match="REPLACE=yes"):
             check_against_known(anew, pem(A.ca), [BUNDLE.to_site(1.0)], replaces=False)
         check_against_known(anew, pem(A.ca), [BUNDLE.to_site(1.0)], replaces=True)
 

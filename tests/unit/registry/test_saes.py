@@ -89,7 +89,7 @@ async def test_an_id_in_use_is_not_given_twice() -> None:
     office = Office()
     await office.registry.add(ALICE, "0a")
     for refused in (office.registry.check_free(ALICE, [B]), office.registry.add(ALICE, "0b")):
-        with pytest.raises(RequestError, match="registered already: --renew"):
+        with pytest.raises(RequestError, match="registered already: RENEW=yes"):
             await refused
     await office.registry.learn(B, SaeList(1, (BOB,)))
     with pytest.raises(RequestError, match="registered at KME kme-b"):

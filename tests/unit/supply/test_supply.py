@@ -210,7 +210,7 @@ def test_what_is_claimed_while_the_stock_is_counted_counts_once() -> None:
         await asyncio.sleep(0)
         gate = pair.scripts[A].hold("after stock")
         asked = asyncio.create_task(pair.a.stock(ALICE, BOB))
-        await asyncio.sleep(0)  # the store was read; now more is claimed
+        await asyncio.sleep(0.01)  # the store was read; now more is claimed
         n_claims = pair.scripts[A].count("claim")
         await pair.a.new_keys(ALICE, BOB, 15, 32)
         await asyncio.sleep(0)
@@ -227,7 +227,7 @@ def test_what_is_given_back_while_the_stock_is_counted_counts_once() -> None:
         await asyncio.sleep(0)
         gate = pair.scripts[A].hold("before stock")
         asked = asyncio.create_task(pair.a.stock(ALICE, BOB))
-        await asyncio.sleep(0)  # what is in memory was counted; now it goes back
+        await asyncio.sleep(0.01)  # what is in memory was counted; now it goes back
         await pair.a.close()
         gate.set()
         assert (await asked).free_bytes == 1024 - 64 - 32

@@ -31,7 +31,7 @@ from kme.errors import (
 from kme.ids import KeyId, KmeId, SaeId
 from kme.store.memory import MemoryStore
 from kme.supply.ports import Key
-from kme.supply.supply import LinkSupply
+from kme.supply.supply import LinkSupply, SupplyLimits
 from simulation import (
     CrashingStore,
     Fuse,
@@ -174,7 +174,7 @@ class Site:
             liveness,
             self.clock,
             f"worker-{self.n_lives}",
-            cache_bytes=4096,
+            SupplyLimits(cache_bytes=4096),
         )
         self.process = Process(supply, liveness, fuse)
         while True:
