@@ -182,6 +182,10 @@ test-vault: $(READY) ## Tests that need a real Vault, Traefik or sshd
 test-system: $(READY) ## Tests of two appliances in Docker (make two-kmes starts them)
 	$(RUN) -m pytest tests/appliance $(ARGS)
 
+.PHONY: bench
+bench: $(READY) ## Figures of the two appliances that `make two-kmes` started
+	$(RUN) benchmarks/appliance.py $(ARGS)
+
 .PHONY: check
 check: format-check lint type arch test ## Format, lint, types, import contracts, then the tests
 
