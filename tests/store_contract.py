@@ -316,6 +316,27 @@ class BurnContract:
             assert await store.burn_inbox(B) == 0
 
     @in_loop
+    async def test_what_was_burnt_or_used_cannot_be_proposed_any_more(
+        self, backend: Backend
+    ) -> None:
+        async with opened(backend) as store:
+            for epoch in (6, 7, 8):
+                parts = [some_key(600, epoch), some_key(5, epoch)]
+                assert await store.ingest(B, LINK, Epoch(epoch), parts)
+            await store.open_proposal(B, proposal(1, ref(6)))
+            await store.settle(B, equal(1, ref(6)), some_key(600, 6))
+            before = await store.pairing(B)
+            with pytest.raises(PairingError, match="burnt meanwhile"):
+                await store.open_proposal(B, proposal(2, ref(7), ref(6)))
+            assert await store.burn_inbox(B) == 5
+            for gone in (ref(7), ref(8, 1)):
+                with pytest.raises(PairingError, match="burnt meanwhile"):
+                    await store.open_proposal(B, proposal(2, gone))
+            assert await store.pairing(B) == before
+            assert await store.ingest(B, LINK, Epoch(9), [some_key(600)])
+            await store.open_proposal(B, proposal(2, ref(9)))
+
+    @in_loop
     async def test_burning_where_nothing_ever_came_in_does_nothing(self, backend: Backend) -> None:
         async with opened(backend) as store:
             assert await store.burn_inbox(B) == 0
@@ -1000,13 +1021,14 @@ class HeartbeatContract:
         await store.begin_heartbeat(B, "n1")
         store = await backend.crash(store)
         assert await store.heartbeat(B) == HeartbeatRecord(pending="n1")
-        await store.accept_heartbeat(B, "p1")
+        assert await store.accept_heartbeat(B, "p1", None) == HeartbeatRecord(pending="n1")
         assert await store.heartbeat(B) == HeartbeatRecord(pending="n1", heard="p1")
         await store.acknowledge_heartbeat(B, "n1")
         store = await backend.crash(store)
         assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n1", heard="p1")
-        await store.begin_heartbeat(B, "n2")
-        await store.accept_heartbeat(B, "p2")
+        expected = HeartbeatRecord("n2", "n1", "p1")
+        assert await store.begin_heartbeat(B, "n2") == expected
+        assert await store.accept_heartbeat(B, "p2", "p1") == expected
         assert await store.heartbeat(B) == HeartbeatRecord("n2", "n1", "p2")
         assert await store.heartbeat(C) == HeartbeatRecord()
         await store.close()
@@ -1017,12 +1039,38 @@ class HeartbeatContract:
             await store.acknowledge_heartbeat(B, "n0")
             assert await store.heartbeat(B) == HeartbeatRecord()
             await store.begin_heartbeat(B, "n1")
-            await store.begin_heartbeat(B, "n2")
-            await store.acknowledge_heartbeat(B, "n1")
-            assert await store.heartbeat(B) == HeartbeatRecord(pending="n2")
             await store.acknowledge_heartbeat(B, "n2")
+            assert await store.heartbeat(B) == HeartbeatRecord(pending="n1")
             await store.acknowledge_heartbeat(B, "n1")
-            assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n2")
+            await store.acknowledge_heartbeat(B, "n0")
+            assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n1")
+
+    @in_loop
+    async def test_a_pending_heartbeat_stays_so_until_it_is_acknowledged(
+        self, backend: Backend
+    ) -> None:
+        store = await backend.open()
+        pending = HeartbeatRecord(pending="n1")
+        for nonce in ("n1", "n1", "n2"):
+            assert await store.begin_heartbeat(B, nonce) == pending
+        store = await backend.crash(store)
+        assert await store.begin_heartbeat(B, "n3") == pending
+        await store.acknowledge_heartbeat(B, "n1")
+        assert await store.begin_heartbeat(B, "n3") == HeartbeatRecord("n3", "n1")
+        await store.close()
+
+    @in_loop
+    async def test_a_heartbeat_that_does_not_follow_is_not_accepted(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            await store.accept_heartbeat(B, "p1", None)
+            await store.accept_heartbeat(B, "p2", "p1")
+            latest = HeartbeatRecord(heard="p2")
+            for nonce, acknowledged in (("p1", None), ("p9", None), ("p9", "p8")):
+                assert await store.accept_heartbeat(B, nonce, acknowledged) == latest
+                assert await store.heartbeat(B) == latest
+            assert await store.accept_heartbeat(B, "p2", "p1") == latest
+            assert await store.accept_heartbeat(B, "p3", "p2") == latest
+            assert await store.heartbeat(B) == HeartbeatRecord(heard="p3")
 
 
 class IncidentContract:

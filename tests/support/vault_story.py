@@ -114,7 +114,7 @@ class Story:
         await self.draw(GranuleRange(3, 40, 75))
         await self.step(lambda s: s.begin_heartbeat(B, "n1"))
         await self.step(lambda s: s.acknowledge_heartbeat(B, "n1"))
-        await self.step(lambda s: s.accept_heartbeat(B, "p1"))
+        await self.step(lambda s: s.accept_heartbeat(B, "p1", None))
         await self.step(lambda s: s.close_claims())
         assert await self.step(lambda s: s.heartbeat(B)) == HeartbeatRecord(None, "n1", "p1")
 

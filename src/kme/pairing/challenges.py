@@ -9,6 +9,7 @@ from kme.pairing.pair import PairEnd
 from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
 from kme.pairing.rollback import RollbackGuard
 from kme.pairing.standing import StandingReader
+from kme.store import rules
 from kme.store.records import HeartbeatRecord
 
 _MAX_CHALLENGES: Final = 8
@@ -86,9 +87,9 @@ class HeartbeatJudge:
 
     async def _outcome(self, heartbeat: Heartbeat) -> tuple[HeartbeatOutcome, str | None]:
         store, peer = self._end.store, self._end.peer
-        record = await store.heartbeat(peer)
-        if record.heard in (heartbeat.nonce, heartbeat.acknowledged):
-            await store.accept_heartbeat(peer, heartbeat.nonce)
+        nonce, acknowledged = heartbeat.nonce, heartbeat.acknowledged
+        record = await store.accept_heartbeat(peer, nonce, acknowledged)
+        if rules.follows(record, nonce, acknowledged):
             self._challenges.clear()
             self._has_accepted = True
             return HeartbeatOutcome.ACCEPTED, None

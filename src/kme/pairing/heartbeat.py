@@ -235,15 +235,18 @@ class Heartbeats:
         self._report = PeerReport(heartbeat.settled, answer.free_bytes)
 
     async def _prepare(self, challenge: str | None) -> Heartbeat:
-        """Read where we stand freshly from the store, and write the nonce before it is sent."""
+        """Write the nonce before it is sent, and tell where we stand."""
         store, peer = self._end.store, self._end.peer
-        record = await store.heartbeat(peer)
-        is_pending = record.pending is not None and record.pending != record.acknowledged
         # After a write that may or may not have landed the nonce stays the same.
-        nonce = (record.pending if is_pending else self._unwritten) or self._token()
-        self._unwritten = nonce
-        await store.begin_heartbeat(peer, nonce)
-        self._unwritten = None
+        self._unwritten = self._unwritten or self._token()
+        record = await store.begin_heartbeat(peer, self._unwritten)
+        if record.pending == self._unwritten:
+            self._unwritten = None
+        if challenge is not None:
+            record = await store.heartbeat(peer)  # nothing but a fresh reading answers it
+        nonce = record.pending
+        if nonce is None:
+            raise PeerUnavailableError("another process of this KME sends heartbeats, too")
         standing = await self._standing.recent()
         return Heartbeat(
             nonce, record.acknowledged, challenge, standing.settled, standing.free_bytes

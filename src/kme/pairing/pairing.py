@@ -18,7 +18,7 @@ from kme.store.records import FinalKeyRef, Proposal, Verdict
 
 _logger = logging.getLogger(__name__)
 
-_IDLE_POLLS: Final = 2
+_IDLE_POLLS: Final = 3
 """While no block is due, so much less often than usual is looked for final keys."""
 
 

@@ -225,20 +225,24 @@ class MemoryStore:
         """Return the pair's heartbeat record."""
         return await self._step("heartbeat", lambda: self._state.pair(peer).heartbeat)
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Write the nonce of a heartbeat that is about to be sent."""
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+        """Write that a heartbeat is about to be sent, and return the record."""
         pair = self._state.pair(peer)
-        await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce))
+        return await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce))
 
     async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
         """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
         pair = self._state.pair(peer)
         await self._step("acknowledge_heartbeat", lambda: pair.acknowledge_heartbeat(nonce))
 
-    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Remember the peer's heartbeat as the last one heard."""
+    async def accept_heartbeat(
+        self, peer: KmeId, nonce: str, acknowledged: str | None
+    ) -> HeartbeatRecord:
+        """Remember the peer's heartbeat as the last one heard, if it follows."""
         pair = self._state.pair(peer)
-        await self._step("accept_heartbeat", lambda: pair.accept_heartbeat(nonce))
+        return await self._step(
+            "accept_heartbeat", lambda: pair.accept_heartbeat(nonce, acknowledged)
+        )
 
     # Incidents
 

@@ -59,6 +59,13 @@ class Inbox:
         """Return copies of those of `refs` that wait here."""
         return [FinalKey(ref, self.keys[ref][:]) for ref in refs if ref in self.keys]
 
+    def is_any_gone(self, refs: Sequence[FinalKeyRef]) -> bool:
+        """Return whether one of these came in and waits no longer."""
+        return any(
+            ref.epoch.number in self.epochs.get(ref.source, EpochSet()) and ref not in self.keys
+            for ref in refs
+        )
+
     def remove(self, refs: Sequence[FinalKeyRef]) -> None:
         """Forget entries and wipe their bytes."""
         for ref in refs:
@@ -138,6 +145,7 @@ class PairState:
     def open_proposal(self, proposal: Proposal) -> None:
         """Write the leader's next proposal."""
         if rules.opens(self.record, proposal):
+            rules.check_none_gone(proposal, is_any_gone=self.inbox.is_any_gone(proposal.entries))
             self.record = rules.opened(self.record, proposal)
 
     def settle(self, kme: KmeId, settlement: Settlement, key: Secret | None) -> None:
@@ -211,17 +219,20 @@ class PairState:
         }
         self.ledgers.update(draw_all(ledgers, ranges))
 
-    def begin_heartbeat(self, nonce: str) -> None:
-        """Write the nonce of a heartbeat that is about to be sent."""
-        self.heartbeat = replace(self.heartbeat, pending=nonce)
+    def begin_heartbeat(self, nonce: str) -> HeartbeatRecord:
+        """Write that a heartbeat is about to be sent."""
+        self.heartbeat = rules.begun(self.heartbeat, nonce)
+        return self.heartbeat
 
     def acknowledge_heartbeat(self, nonce: str) -> None:
         """Note that the peer accepted the pending heartbeat."""
         self.heartbeat = rules.acknowledged(self.heartbeat, nonce)
 
-    def accept_heartbeat(self, nonce: str) -> None:
-        """Remember the peer's heartbeat as the last one heard."""
-        self.heartbeat = replace(self.heartbeat, heard=nonce)
+    def accept_heartbeat(self, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
+        """Remember the peer's heartbeat as the last one heard, if it follows."""
+        before = self.heartbeat
+        self.heartbeat = rules.heard(before, nonce, acknowledged)
+        return before
 
     def block(self, number: int) -> KeyBlock | None:
         """Return a copy of a block."""

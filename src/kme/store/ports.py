@@ -104,7 +104,8 @@ class PairingStore(Protocol):
         Raises
         ------
         PairingError
-            If its number isn't above `highest`, or another one is open.
+            If its number isn't above `highest`, another one is open, or
+            something that it lists came in and waits no longer.
         """
         ...
 
@@ -208,16 +209,25 @@ class HeartbeatStore(Protocol):
         """Return the pair's heartbeat record, freshly read."""
         ...
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Write the nonce of a heartbeat that is about to be sent."""
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+        """Write, in any case, that a heartbeat is about to be sent, and return the record.
+
+        While one is pending, it stays so; else the one of this nonce is from now on.
+        """
         ...
 
     async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
         """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
         ...
 
-    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Remember the peer's heartbeat as the last one heard."""
+    async def accept_heartbeat(
+        self, peer: KmeId, nonce: str, acknowledged: str | None
+    ) -> HeartbeatRecord:
+        """Remember the peer's heartbeat as the last one heard, and return the record before it.
+
+        Nothing changes unless the last one heard was this one or the one that
+        it says was acknowledged (`kme.store.rules.follows`).
+        """
         ...
 
 

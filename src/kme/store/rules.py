@@ -100,6 +100,23 @@ def opens(record: PairingRecord, proposal: Proposal) -> bool:
     return True
 
 
+def check_none_gone(proposal: Proposal, *, is_any_gone: bool) -> None:
+    """Return if nothing that a proposal lists came in and waits no longer.
+
+    The leader reads what waits, then proposes it. What was burnt in between
+    can make no block any more, and a proposal once written must be settled.
+
+    Raises
+    ------
+    PairingError
+        If something is gone.
+    """
+    if is_any_gone:
+        raise PairingError(
+            f"block {proposal.number} cannot be proposed, what it lists was burnt meanwhile"
+        )
+
+
 def opened(record: PairingRecord, proposal: Proposal) -> PairingRecord:
     """Return the record after a proposal was opened."""
     return replace(record, highest=proposal.number, open_proposal=proposal)
@@ -175,6 +192,21 @@ def shut_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
 def opened_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
     """Return which numbers became usable when marks rose: above the first, to the second."""
     return max(before.peer_settled, after.floor_allocate), after.peer_settled
+
+
+def begun(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:
+    """Return the record with a heartbeat under way: the one that is pending, else a new one."""
+    return record if record.pending is not None else replace(record, pending=nonce)
+
+
+def follows(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> bool:
+    """Return whether a heartbeat of the peer is the one heard last, or the next one."""
+    return record.heard in (nonce, acknowledged)
+
+
+def heard(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
+    """Return the record after a heartbeat of the peer; one that does not follow changes nothing."""
+    return replace(record, heard=nonce) if follows(record, nonce, acknowledged) else record
 
 
 def acknowledged(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:

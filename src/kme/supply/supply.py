@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kme.clock import Clock
@@ -9,18 +10,35 @@ from kme.errors import PeerUnavailableError, RequestError, UnavailableError
 from kme.ids import KeyId, KmeId, SaeId
 from kme.pairing.ports import Liveness
 from kme.store.ports import Store
-from kme.store.records import Stock
 from kme.supply.allocator import Allocator, AllocatorPorts, Wish
 from kme.supply.cache import DEFAULT_CACHE_BYTES, BlockCache
 from kme.supply.directory import SaeDirectory
 from kme.supply.draw import Drawer, DrawPorts
 from kme.supply.key_id import IdScope
 from kme.supply.ports import Key, SupplyStock
+from kme.supply.stocktaker import StockTaker
 
 _logger = logging.getLogger(__name__)
 
 MAX_KEYS_PER_CALL: Final = 4096
 """More is refused at once; interfaces offer less."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyLimits:
+    """How much the supply keeps in memory.
+
+    Parameters
+    ----------
+    cache_bytes
+        How many bytes of blocks.
+    stock_shared_s
+        For how long one count of a pair's stock answers all who ask for it; 0
+        where counting is cheap.
+    """
+
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    stock_shared_s: float = 0.0
 
 
 class LinkSupply:
@@ -42,8 +60,8 @@ class LinkSupply:
     worker
         Name for this process's claims, fresh for each start
         (`kme.supply.claim.fresh_worker_name`).
-    cache_bytes
-        How many bytes of blocks may be kept in memory.
+    limits
+        How much is kept in memory, and for how long.
     """
 
     def __init__(
@@ -53,15 +71,19 @@ class LinkSupply:
         liveness: Liveness,
         clock: Clock,
         worker: str,
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        limits: SupplyLimits = SupplyLimits(),
     ) -> None:
         self._directory = directory
         self._store = store
         self._liveness = liveness
-        self._cache = BlockCache(store, cache_bytes)
+        self._cache = BlockCache(store, limits.cache_bytes)
         self._worker = worker
         ports = AllocatorPorts(store, liveness, self._cache, clock, worker)
         self._allocators = {peer: Allocator(peer, ports) for peer in directory.peers}
+        self._stocktakers = {
+            peer: StockTaker(peer, allocator, store, clock, limits.stock_shared_s)
+            for peer, allocator in self._allocators.items()
+        }
         self._drawer = Drawer(DrawPorts(directory, store, self._cache, clock))
         self._is_open = False
 
@@ -150,6 +172,7 @@ class LinkSupply:
         """
         for peer, allocator in self._allocators.items():
             allocator.drop((await self._store.pairing(peer)).floor_allocate)
+            self._stocktakers[peer].forget()
 
     async def stock_for(self, peer: KmeId) -> SupplyStock:
         """Return what `new_keys` could give to SAEs of this KME and of one peer.
@@ -159,22 +182,8 @@ class LinkSupply:
         StoreUnavailableError
             If the store doesn't answer.
         """
-        allocator = self._allocators[peer]
-        if self._is_alive(peer):
-            await allocator.settle()  # bounded: its calls have time-outs
-        claims_before = allocator.claims
-        stored = await self._store.stock(peer)
-        last = (await self._store.pairing(peer)).last
-        # Counted are claims from before the store was asked that are still there:
-        # what was claimed or given back meanwhile would count twice.
-        claims = [claim for claim in claims_before if claim in allocator.claims]
-        pieces = dict(stored.blocks_by_room)
-        for claim in claims:
-            pieces[claim.room] = pieces.get(claim.room, 0) + 1
-        classes = {claim.source_class for claim in claims}
-        if last is not None:
-            classes.add(last.proposal.source_class)
-        return SupplyStock(peer, self._is_alive(peer), frozenset(classes), Stock(pieces))
+        stock = await self._stocktakers[peer].count(is_alive=self._is_alive(peer))
+        return replace(stock, is_peer_alive=self._is_alive(peer))
 
     def _is_alive(self, peer: KmeId) -> bool:
         try:

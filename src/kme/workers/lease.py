@@ -68,7 +68,7 @@ class LeaseTiming:
     """
 
     lease_s: float = 2.2
-    renew_s: float = 1.0
+    renew_s: float = 1.4
     poll_s: float = 0.5
 
     def __post_init__(self) -> None:

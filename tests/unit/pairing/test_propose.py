@@ -121,6 +121,28 @@ def test_nothing_is_sent_before_the_peer_is_alive() -> None:
     on_a_bench(test)
 
 
+def test_a_leader_with_nothing_to_do_looks_at_the_inbox_only() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.begin()
+        assert not await bench.leader.step()
+        n_readings, pairing = 0, bench.store.pairing
+
+        async def count(peer: KmeId) -> PairingRecord:
+            nonlocal n_readings
+            n_readings += 1
+            return await pairing(peer)
+
+        bench.store.pairing = count  # type: ignore[method-assign]
+        for _ in range(5):
+            assert not await bench.leader.step()
+        assert n_readings == 0
+        await bench.ingest(1)
+        assert (await bench.form()).number == 1
+        assert n_readings > 0
+
+    on_a_bench(test)
+
+
 def test_a_proposal_is_durable_before_it_is_sent_and_stays_open_until_it_is_settled() -> None:
     async def test(bench: Bench) -> None:
         await bench.begin()

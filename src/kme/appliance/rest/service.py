@@ -29,7 +29,7 @@ from kme.registry.saes import SaeRegistry
 from kme.server import MutualTlsServer
 from kme.supply.claim import fresh_worker_name
 from kme.supply.directory import SaeDirectory
-from kme.supply.supply import LinkSupply
+from kme.supply.supply import LinkSupply, SupplyLimits
 from kme.workers.instance import Instance
 from kme.workers.lease import Lease
 from kme.workers.listener import LivenessListener
@@ -39,6 +39,9 @@ _logger = logging.getLogger(__name__)
 
 _ALIVE: Final = "alive"
 _PROBED: Final = "lease"
+
+_LIMITS: Final = SupplyLimits(stock_shared_s=1.0)
+"""A status may be so old; SAEs that ask all the time cost Vault nothing then."""
 
 
 async def run_worker(settings: RestSettings, listening: socket.socket, stop: asyncio.Event) -> None:
@@ -127,7 +130,7 @@ class _Worker:
         revoked = RevocationMemory(authority, clock)
         name, roll = fresh_worker_name(), Roll(settings.rest.run)
         stack.enter_context(roll.present(name))
-        supply = LinkSupply(directory, kept.store, listener, clock, name)
+        supply = LinkSupply(directory, kept.store, listener, clock, name, _LIMITS)
         ports = UpkeepPorts(kept, registry, directory, revoked, supply, roll, self.health, clock)
         upkeep = Upkeep(settings, ports, stop)
         find = ForwardedCertificate(PROXY, lambda _: authority, revoked.require_good, clock)

@@ -1,7 +1,5 @@
 """heartbeats - the nonces of the heartbeats with each peer."""
 
-from dataclasses import replace
-
 from kme.ids import KmeId
 from kme.store import rules
 from kme.store.records import HeartbeatRecord
@@ -14,9 +12,9 @@ def heartbeat(tx: Transaction, peer: KmeId) -> HeartbeatRecord:
     return HeartbeatRecord() if found is None else HeartbeatRecord(*found)
 
 
-def begin(tx: Transaction, peer: KmeId, nonce: str) -> None:
-    """Write the nonce of a heartbeat that is about to be sent."""
-    _write(tx, peer, replace(heartbeat(tx, peer), pending=nonce))
+def begin(tx: Transaction, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    """Write that a heartbeat is about to be sent, and return the record."""
+    return _write(tx, peer, rules.begun(heartbeat(tx, peer), nonce))
 
 
 def acknowledge(tx: Transaction, peer: KmeId, nonce: str) -> None:
@@ -24,12 +22,14 @@ def acknowledge(tx: Transaction, peer: KmeId, nonce: str) -> None:
     _write(tx, peer, rules.acknowledged(heartbeat(tx, peer), nonce))
 
 
-def accept(tx: Transaction, peer: KmeId, nonce: str) -> None:
-    """Remember the peer's heartbeat as the last one heard."""
-    _write(tx, peer, replace(heartbeat(tx, peer), heard=nonce))
+def accept(tx: Transaction, peer: KmeId, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
+    """Remember the peer's heartbeat as the last one heard, if it follows."""
+    before = heartbeat(tx, peer)
+    _write(tx, peer, rules.heard(before, nonce, acknowledged))
+    return before
 
 
-def _write(tx: Transaction, peer: KmeId, record: HeartbeatRecord) -> None:
+def _write(tx: Transaction, peer: KmeId, record: HeartbeatRecord) -> HeartbeatRecord:
     tx.run(
         "INSERT OR REPLACE INTO heartbeats VALUES (?, ?, ?, ?)",
         peer,
@@ -37,3 +37,4 @@ def _write(tx: Transaction, peer: KmeId, record: HeartbeatRecord) -> None:
         record.acknowledged,
         record.heard,
     )
+    return record

@@ -75,6 +75,23 @@ def final_keys(tx: Transaction, peer: KmeId, refs: Iterable[FinalKeyRef]) -> lis
     return here
 
 
+def is_any_gone(tx: Transaction, peer: KmeId, refs: Sequence[FinalKeyRef]) -> bool:
+    """Return whether one of these came in and waits no longer."""
+    waiting = {entry.ref for entry in held(tx, peer, refs)}
+    return any(
+        ref not in waiting
+        and tx.row(
+            "SELECT 1 FROM source_epochs WHERE peer = ? AND source = ? AND first <= ?"
+            " AND last >= ?",
+            peer,
+            ref.source,
+            ref.epoch.number,
+            ref.epoch.number,
+        )
+        for ref in refs
+    )
+
+
 def remove(tx: Transaction, peer: KmeId, refs: Iterable[FinalKeyRef]) -> None:
     """Delete entries and, with their data keys, the possibility to read them."""
     tx.run_many(

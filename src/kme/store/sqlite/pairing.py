@@ -43,6 +43,8 @@ def open_proposal(tx: Transaction, peer: KmeId, proposal: Proposal) -> None:
     """Write the leader's next proposal."""
     record = pairing(tx, peer)
     if rules.opens(record, proposal):
+        is_any_gone = inbox.is_any_gone(tx, peer, proposal.entries)
+        rules.check_none_gone(proposal, is_any_gone=is_any_gone)
         _write_marks(tx, peer, rules.opened(record, proposal))
         _write_proposal(tx, peer, "open", proposal, None)
 

@@ -174,17 +174,19 @@ class SqliteStore:
         """Return the pair's heartbeat record, freshly read."""
         return await self._writer.call(heartbeats.heartbeat, peer)
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Write the nonce of a heartbeat that is about to be sent."""
-        await self._writer.call(heartbeats.begin, peer, nonce)
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+        """Write that a heartbeat is about to be sent, and return the record."""
+        return await self._writer.call(heartbeats.begin, peer, nonce)
 
     async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
         """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
         await self._writer.call(heartbeats.acknowledge, peer, nonce)
 
-    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Remember the peer's heartbeat as the last one heard."""
-        await self._writer.call(heartbeats.accept, peer, nonce)
+    async def accept_heartbeat(
+        self, peer: KmeId, nonce: str, acknowledged: str | None
+    ) -> HeartbeatRecord:
+        """Remember the peer's heartbeat as the last one heard, if it follows."""
+        return await self._writer.call(heartbeats.accept, peer, nonce, acknowledged)
 
     # Incidents
 

@@ -112,7 +112,7 @@ class Inbox:
             *(self._overwrite(peer, ref) for ref in refs),
         )
 
-    async def are_gone(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> bool:
+    async def is_any_gone(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> bool:
         """Return whether one of these came in and waits no longer."""
         buckets = await self._read_buckets(peer, refs)
         found = [(buckets[ref.source, bucket_of(ref.epoch)], ref) for ref in refs]

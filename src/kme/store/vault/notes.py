@@ -16,15 +16,26 @@ _MAX_DETAILS: Final = 2000
 
 @dataclass(slots=True)
 class HeartbeatState:
-    """What a pair's heartbeat document says."""
+    """What a pair's heartbeat document says.
+
+    Parameters
+    ----------
+    record
+        The nonces.
+    n_begun
+        Counts heartbeats that were begun, so that each of them is a write,
+        also one with a nonce that was written before.
+    """
 
     record: HeartbeatRecord = field(default_factory=HeartbeatRecord)
+    n_begun: int = 0
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
         """Read a document."""
         return cls(
-            HeartbeatRecord(data.get("pending"), data.get("acknowledged"), data.get("heard"))
+            HeartbeatRecord(data.get("pending"), data.get("acknowledged"), data.get("heard")),
+            int(data.get("begun", 0)),
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -34,19 +45,24 @@ class HeartbeatState:
             "pending": record.pending,
             "acknowledged": record.acknowledged,
             "heard": record.heard,
+            "begun": self.n_begun,
         }
 
-    def begin(self, nonce: str) -> None:
-        """Write the nonce of a heartbeat that is about to be sent."""
-        self.record = replace(self.record, pending=nonce)
+    def begin(self, nonce: str) -> HeartbeatRecord:
+        """Write that a heartbeat is about to be sent."""
+        self.record = rules.begun(self.record, nonce)
+        self.n_begun += 1
+        return self.record
 
     def acknowledge(self, nonce: str) -> None:
         """Note that the peer accepted the pending heartbeat."""
         self.record = rules.acknowledged(self.record, nonce)
 
-    def accept(self, nonce: str) -> None:
-        """Remember the peer's heartbeat as the last one heard."""
-        self.record = replace(self.record, heard=nonce)
+    def accept(self, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
+        """Remember the peer's heartbeat as the last one heard, if it follows."""
+        before = self.record
+        self.record = rules.heard(before, nonce, acknowledged)
+        return before
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kme.errors import ConflictError, PairingError
+from kme.errors import ConflictError
 from kme.ids import KmeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
@@ -76,10 +76,8 @@ class Pairing:
             if not rules.opens(pair.record, proposal):
                 return
             await self._clean_up(peer, pair)
-            if await self._inbox.are_gone(peer, proposal.entries):
-                raise PairingError(
-                    f"block {proposal.number} cannot be proposed, what it lists was burnt meanwhile"
-                )
+            is_any_gone = await self._inbox.is_any_gone(peer, proposal.entries)
+            rules.check_none_gone(proposal, is_any_gone=is_any_gone)
             record = rules.opened(pair.record, proposal)
             try:
                 await self._write(peer, replace(pair, record=record, is_clean=True), version)

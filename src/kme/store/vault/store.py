@@ -216,20 +216,24 @@ class VaultStore:
         async with self._call():
             return (await self._heartbeats[peer,].read()).record
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Write the nonce of a heartbeat that is about to be sent."""
+    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+        """Write that a heartbeat is about to be sent, and return the record."""
         async with self._call():
-            await self._heartbeats[peer,].change(lambda state: state.begin(nonce))
+            return await self._heartbeats[peer,].change(lambda state: state.begin(nonce))
 
     async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
         """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
         async with self._call():
             await self._heartbeats[peer,].change(lambda state: state.acknowledge(nonce))
 
-    async def accept_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Remember the peer's heartbeat as the last one heard."""
+    async def accept_heartbeat(
+        self, peer: KmeId, nonce: str, acknowledged: str | None
+    ) -> HeartbeatRecord:
+        """Remember the peer's heartbeat as the last one heard, if it follows."""
         async with self._call():
-            await self._heartbeats[peer,].change(lambda state: state.accept(nonce))
+            return await self._heartbeats[peer,].change(
+                lambda state: state.accept(nonce, acknowledged)
+            )
 
     # Incidents
 

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,9 @@ from faulty_documents import Fault, FaultyDocuments
 from kme.errors import IntegrityError, KeyNotFoundError, SettingsError, StoreUnavailableError
 from kme.ids import Epoch
 from kme.secret import Secret
-from kme.store.records import GranuleRange, Settlement, Verdict
+from kme.store.records import GranuleRange, HeartbeatRecord, Settlement, Verdict
 from kme.store.vault import VaultStore, roomstate
+from kme.vault.documents import Document
 from memory_documents import MemoryDocuments
 from store_contract import (
     LINK,
@@ -246,6 +249,100 @@ class TestWhatWasUsedUp:
         assert await store.block(A, 1) is not None
         await store.draw(A, [got.reserved])
         assert await store.block(A, 1) is None
+
+
+class Counted(MemoryDocuments):
+    """Documents that count what is asked, and may be put back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    async def read(self, path: str) -> Document | None:
+        self.asked.append("read")
+        return await super().read(path)
+
+    async def write(self, path: str, data: Mapping[str, Any], version: int) -> int:
+        self.asked.append("write")
+        return await super().write(path, data, version)
+
+    def taken(self) -> list[str]:
+        """Return what was asked since the last time."""
+        asked, self.asked = self.asked, []
+        return asked
+
+    def put_back(self, kept: dict[str, tuple[str, int]]) -> None:
+        """Be what was there at an earlier time."""
+        self._kept = kept
+
+    def copy(self) -> dict[str, tuple[str, int]]:
+        return dict(self._kept)
+
+
+class TestHeartbeats:
+    """Each costs one write, which proves what it was judged on."""
+
+    @in_loop
+    async def test_each_step_is_one_write(self) -> None:
+        documents = Counted()
+        store = await VaultStore.open(A, documents, DIGEST_KEY)
+        await store.begin_heartbeat(B, "n1")
+        documents.taken()
+        await store.begin_heartbeat(B, "n1")
+        await store.acknowledge_heartbeat(B, "n1")
+        await store.begin_heartbeat(B, "n2")
+        await store.accept_heartbeat(B, "p1", None)
+        await store.accept_heartbeat(B, "p2", "p1")
+        assert documents.taken() == ["write"] * 5
+
+    @in_loop
+    async def test_a_refusal_is_judged_on_a_fresh_reading(self) -> None:
+        documents = Counted()
+        one, other = [await VaultStore.open(A, documents, DIGEST_KEY) for _ in range(2)]
+        await one.accept_heartbeat(B, "p1", None)
+        await other.accept_heartbeat(B, "p2", "p1")
+        await one.accept_heartbeat(B, "p3", "p2")
+        assert (await one.heartbeat(B)).heard == "p3"
+        documents.taken()
+        assert (await one.accept_heartbeat(B, "p9", "p8")).heard == "p3"
+        assert documents.taken() == ["read"]
+
+    @in_loop
+    async def test_a_store_that_is_put_back_under_a_running_process_shows(self) -> None:
+        documents = Counted()
+        store = await VaultStore.open(A, documents, DIGEST_KEY)
+        await store.begin_heartbeat(B, "n1")
+        await store.accept_heartbeat(B, "p1", None)
+        backup = documents.copy()
+        await store.acknowledge_heartbeat(B, "n1")
+        await store.accept_heartbeat(B, "p2", "p1")
+        await store.begin_heartbeat(B, "n2")
+        documents.put_back(backup)
+        assert await store.begin_heartbeat(B, "n3") == HeartbeatRecord("n1", None, "p1")
+        assert (await store.accept_heartbeat(B, "p3", "p2")).heard == "p1"
+
+
+class TestOneLook:
+    @in_loop
+    async def test_who_asks_at_the_same_moment_shares_a_request(self) -> None:
+        documents = Counted()
+        store = await VaultStore.open(A, documents, DIGEST_KEY)
+        await add_block(store, 1)
+        documents.taken()
+        await asyncio.gather(store.pairing(B), store.stock(B))
+        assert documents.taken() == ["read"] * 2
+
+    @in_loop
+    async def test_who_asks_later_sees_what_was_written_before(self) -> None:
+        store, other = await two_stores()
+        await add_block(store, 1, 1024)
+        await store.raise_peer_settled(B, 1)
+        for n_left in range(119, 100, -1):
+            early = asyncio.create_task(store.stock(B))
+            await asyncio.sleep(0)
+            await other.claim(B, "w", 1, 1)
+            assert (await store.stock(B)).n_bytes == 8 * n_left
+            await early
 
 
 class TestWhatAnotherTryLeft:
