@@ -13,7 +13,7 @@ from kme.registry.records import SaeList
 
 _logger = logging.getLogger(__name__)
 
-LOOK_INTERVAL_S: Final = 5.0
+LOOK_INTERVAL_S: Final = 10.0
 """How often to look for a change; one read each time."""
 
 TELL_INTERVAL_S: Final = 60.0

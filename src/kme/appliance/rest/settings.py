@@ -41,10 +41,11 @@ class RestSection(BaseModel):
         default=Path("/run/kme"), description="Folder of its own, emptied at every start."
     )
     poll_s: float = Field(
-        default=5.0,
+        default=8.0,
         gt=0,
         le=60,
-        description="How often SAEs, their revocation list and peers are looked up in Vault.",
+        description="How often the revocation list is fetched from Vault; SAEs and peers are "
+        "looked up every fourth time. What an operator changes is looked up within a second.",
     )
 
 
@@ -52,7 +53,7 @@ class AppliancePairing(PairingSettings):
     """How this KME keeps in step with its peers; slower than in one process, to idle cheaply."""
 
     heartbeat_interval_s: float = Field(
-        default=3.0, gt=0, le=60, description="Time between heartbeats."
+        default=4.0, gt=0, le=60, description="Time between heartbeats."
     )
     lease_s: float = Field(
         default=10.0,

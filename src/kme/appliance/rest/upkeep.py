@@ -18,8 +18,8 @@ from kme.workers.roll import Roll
 
 _logger = logging.getLogger(__name__)
 
-_SELDOM: Final = 6
-"""All but revocations are looked up in every sixth look only, and when an operator asks for it."""
+_SELDOM: Final = 4
+"""All but revocations are looked up in every fourth look only, and when an operator asks for it."""
 
 _ASKED_S: Final = 1.0
 _ASKED_NAME: Final = "look"

@@ -61,5 +61,5 @@ def test_a_peer_has_all_sources_that_are_shared_with_it() -> None:
     settings = RestSettings(id="kme-1", links=links)
     config = config_of(KmeId("kme-2"), settings)
     assert set(config.sources) == {SourceId("a"), SourceId("b")}
-    assert config.heartbeat_interval_s == 3.0
+    assert config.heartbeat_interval_s == 4.0
     assert config.lease_s == 10.0

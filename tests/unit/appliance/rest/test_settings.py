@@ -17,7 +17,7 @@ def test_two_names_are_enough() -> None:
     settings = load(RestSettings)
     assert settings.rest.workers == 2
     assert settings.rest.port == 8443
-    assert settings.pairing.heartbeat_interval_s == 3.0
+    assert settings.pairing.heartbeat_interval_s == 4.0
 
 
 def test_one_setting_of_a_section_leaves_the_others_as_they_are(
@@ -25,7 +25,7 @@ def test_one_setting_of_a_section_leaves_the_others_as_they_are(
 ) -> None:
     monkeypatch.setenv("KME_PAIRING__LEASE_S", "12")
     pairing = load(RestSettings).pairing
-    assert (pairing.lease_s, pairing.heartbeat_interval_s) == (12.0, 3.0)
+    assert (pairing.lease_s, pairing.heartbeat_interval_s) == (12.0, 4.0)
 
 
 @pytest.mark.parametrize(
