@@ -163,8 +163,22 @@ class TwoKmes:
         return self.first, self.second
 
     def start(self) -> None:
-        """Make and start what is not there yet."""
-        subprocess.run([ROOT / "scripts" / "two-kmes"], cwd=ROOT, check=True, timeout=900)
+        """Make and start what is not there yet; what is there gets more key."""
+        if not (self.first.folder / "exchange").exists():
+            self._script("run")
+            return
+        for site in self.sites:
+            started = site.make("up")
+            assert started.returncode == 0, started.stderr
+        self.refill()
+
+    def refill(self) -> None:
+        """Let the simulated link make more key for both."""
+        self._script("refill")
+
+    @staticmethod
+    def _script(command: str) -> None:
+        subprocess.run([ROOT / "scripts" / "two-kmes", command], cwd=ROOT, check=True, timeout=900)
 
     def wait_until_served(self, timeout_s: float = PATIENCE_S) -> float:
         """Wait until keys flow in both directions; return how long that took, in seconds."""
