@@ -88,8 +88,16 @@ disconnect: ## Trust another KME no more: make disconnect KME=...
 	$(APPLIANCE) disconnect "$(KME)"
 
 .PHONY: certs
-certs: ## Which authorities and certificates there are, with fingerprints and end dates
+certs: ## Make certauth's certificates that are missing; show all, with fingerprints and end dates
 	$(APPLIANCE) certs
+
+.PHONY: install
+install: ## Sign what Vault's authorities asked for, and install the chains (part of make init)
+	$(APPLIANCE) install
+
+.PHONY: ctest
+ctest: ## The simulated link once in its container: are both sides' final keys equal?
+	$(APPLIANCE) ctest
 
 .PHONY: up
 up: ## Start the KME and wait until it serves

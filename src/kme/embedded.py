@@ -10,7 +10,6 @@ from kme.clock import SystemClock
 from kme.errors import SettingsError
 from kme.etsi014.api import create_app
 from kme.etsi014.identity import CertificateIdentity
-from kme.etsi014.offer import Offer
 from kme.ids import KmeId, SaeId, SourceId
 from kme.ingest.ingest import Feed, Ingest
 from kme.ingest.watcher import Watcher
@@ -96,7 +95,8 @@ async def _run(
     supply = LinkSupply(directory, store, pairing, clock, fresh_worker_name())
     watcher = Watcher(Ingest(store, clock), _feeds(settings), settings.ingest.poll_interval_s)
     identity = CertificateIdentity(directory.is_local, clock)
-    sae_server = _server(create_app(supply, identity, _offer(settings)), settings.sae_interface)
+    sae_app = create_app(supply, identity, settings.offer.of_kme(local))
+    sae_server = _server(sae_app, settings.sae_interface)
     peer_server = _server(create_peer_app(local, pairing, tuple(links)), settings.peer_interface)
     # Both ports are bound before anything is written: a second process of the
     # same configuration ends here.
@@ -182,15 +182,3 @@ def _feeds(settings: KmeSettings) -> list[Feed]:
                 f"source {feed.source}: {feed.directory} is no folder; make it, mode 0700"
             )
     return feeds
-
-
-def _offer(settings: KmeSettings) -> Offer:
-    offer = settings.offer
-    return Offer(
-        KmeId(settings.id),
-        offer.key_size_bits,
-        offer.min_key_size_bits,
-        offer.max_key_size_bits,
-        offer.max_key_per_request,
-        offer.max_key_count,
-    )

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kme.errors import IdentifierError, SettingsError
+from kme.etsi014.offer import Offer
 from kme.ids import KmeId, SaeId, SourceId
 from kme.log import LogFormat
 from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PART_BYTES, SourceClass
@@ -123,6 +124,17 @@ class OfferSettings(_Section):
             msg = "min_key_size_bits <= key_size_bits <= max_key_size_bits must hold"
             raise ValueError(msg)
         return self
+
+    def of_kme(self, kme: KmeId) -> Offer:
+        """Return what one KME offers."""
+        return Offer(
+            kme,
+            self.key_size_bits,
+            self.min_key_size_bits,
+            self.max_key_size_bits,
+            self.max_key_per_request,
+            self.max_key_count,
+        )
 
 
 class PairingSettings(_Section):

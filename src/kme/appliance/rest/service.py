@@ -20,7 +20,6 @@ from kme.errors import PeerUnavailableError
 from kme.etsi014.api import create_app
 from kme.etsi014.forwarded import ForwardedCertificate
 from kme.etsi014.identity import CertificateIdentity
-from kme.etsi014.offer import Offer
 from kme.ids import KmeId
 from kme.pki.bundle import CredentialFiles, load_certificates
 from kme.pki.revoked import RevocationMemory
@@ -139,7 +138,7 @@ class _Worker:
         await supply.open(closes_lapsed=False)
         stack.push_async_callback(supply.close)
         self.health.begin(lambda: kept.documents.read(_PROBED), lambda: _why_not(listener, peers))
-        self.gate.open(create_app(supply, identity, _offer(settings)))
+        self.gate.open(create_app(supply, identity, settings.offer.of_kme(KmeId(settings.id))))
         _logger.info("serving", extra={"kme": local, "sae_port": settings.rest.port})
         return upkeep, listener
 
@@ -173,15 +172,3 @@ def _why_not(listener: LivenessListener, peers: tuple[KmeId, ...]) -> dict[str, 
         else:
             reasons[peer] = None
     return reasons
-
-
-def _offer(settings: RestSettings) -> Offer:
-    offer = settings.offer
-    return Offer(
-        KmeId(settings.id),
-        offer.key_size_bits,
-        offer.min_key_size_bits,
-        offer.max_key_size_bits,
-        offer.max_key_per_request,
-        offer.max_key_count,
-    )
