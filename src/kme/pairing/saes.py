@@ -16,6 +16,9 @@ _logger = logging.getLogger(__name__)
 LOOK_INTERVAL_S: Final = 10.0
 """How often to look for a change; one read each time."""
 
+RETRY_INTERVAL_S: Final = 2.0
+"""How often a peer is tried that was not told: until it is, its SAEs cannot draw our keys."""
+
 TELL_INTERVAL_S: Final = 60.0
 """How often peers are told without a change, in case that one forgot."""
 
@@ -55,7 +58,7 @@ class SaeTeller:
                 await self.tell()
             except KmeError as error:
                 _logger.warning("own SAEs not known", extra={"reason": error.message})
-            await pause(stop, LOOK_INTERVAL_S)
+            await pause(stop, RETRY_INTERVAL_S if self._deaf else LOOK_INTERVAL_S)
 
     async def tell(self) -> None:
         """Tell those peers that don't know the present list, or heard it long ago.

@@ -74,7 +74,7 @@ def test_a_peer_that_was_away_is_told_soon_and_holds_up_nobody() -> None:
         stage.b.is_away = False
         await clock.sleep(10)
         await stage.end()
-        assert [at for at, _ in stage.b.told] == [20]
+        assert [at for at, _ in stage.b.told] == [12]
         assert [at for at, _ in stage.c.told] == [0]
 
     run_virtual(main)
