@@ -78,7 +78,8 @@ def third() -> Iterator[Third]:
     """Return a third appliance, made for this test and removed after it."""
     site = Third()
     yield site
-    site.make("clean")
+    code, text = site.make("clean")
+    assert code == 0, text
 
 
 def test_an_installation_killed_ten_times_is_finished_by_the_next_run(
