@@ -48,7 +48,7 @@ class Site:
     def __init__(self, name: str, client: docker.DockerClient) -> None:
         self.name = name
         self.folder = FOLDER / name
-        self._docker = client
+        self.docker = client
 
     @property
     def settings(self) -> dict[str, str]:
@@ -73,7 +73,7 @@ class Site:
 
     def container(self, service: str) -> Container:
         """Return the container of a service."""
-        (found,) = self._docker.containers.list(
+        (found,) = self.docker.containers.list(
             all=True,
             filters={
                 "label": [
@@ -215,21 +215,23 @@ def wait_for(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0
 
 @contextmanager
 def cut_off(*sites: Site) -> Iterator[None]:
-    """Take these sites' way to other KMEs away while the context lasts.
+    """Lose every packet that these sites send to other KMEs while the context lasts.
 
-    Their own doors stay open: Docker publishes a port on whatever network is
-    left to a container.
+    A rule in the network namespace of `rest` does it. Taking a Docker network
+    away would not: from an internal network, too, a container reaches what its
+    own host publishes.
     """
-    cut = []
-    for site in sites:
-        container = site.container("rest")
-        (network,) = container.client.networks.list(
-            names=[f"{site.settings['KME_PROJECT']}_egress"]
-        )
-        network.disconnect(container)
-        cut.append((network, container))
+    cut: list[list[str]] = []
     try:
+        for site in sites:
+            for other in ("kme-1", "kme-2"):
+                port = Site(other, site.docker).settings["KME_PEER_PORT"]
+                rule = ["OUTPUT", "--protocol", "tcp", "--dport", port, "--jump", "DROP"]
+                pid = str(site.container("rest").attrs["State"]["Pid"])
+                inside = ["nsenter", "--target", pid, "--net", "iptables"]
+                subprocess.run([*inside, "--insert", *rule], check=True)
+                cut.append([*inside, "--delete", *rule])
         yield
     finally:
-        for network, container in cut:
-            network.connect(container, aliases=["rest"])
+        for undo in cut:
+            subprocess.run(undo, check=True)
