@@ -3,11 +3,11 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
 
+from ingest_scene import FrozenClock, play, until
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
 from kme.errors import StoreUnavailableError
 from kme.ids import Epoch, KmeId, SourceId
@@ -20,38 +20,12 @@ from kme.store.memory import MemoryStore
 A, B, LINK = KmeId("kme-a"), KmeId("kme-b"), SourceId("link")
 
 
-class LateClock:
-    """It is always the same moment, near a turn of the local epochs."""
-
-    def now_s(self) -> float:
-        return 0xB0000002 * 2**29 / 1e9 + 0.1
-
-    def monotonic_s(self) -> float:
-        return 0.0
-
-    async def sleep(self, duration_s: float) -> None:
-        raise NotImplementedError
-
-
 def write(directory: Path, epoch: int) -> Path:
     return write_final_key(directory, FinalKeyFile(Epoch(epoch), 1, 320, Secret(os.urandom(40))))
 
 
 def n_files(directory: Path) -> int:
     return len(list(directory.iterdir()))
-
-
-def play(story: Callable[[], Coroutine[None, None, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await story()
-
-    asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nobody tells when a counter rises
-        await asyncio.sleep(0.002)
 
 
 class Scene:
@@ -64,7 +38,7 @@ class Scene:
         self.order: list[str] = []
         self.n_under_way = self.most_under_way = 0
         self.store = MemoryStore(A, self._pause)
-        self.ingest = Ingest(self.store, LateClock())
+        self.ingest = Ingest(self.store, FrozenClock(Epoch(0xB0000002)))
         self.intake = Intake(self.ingest, parallel, max_waiting)
         self.feed = Feed(B, LINK, tmp_path)
         self.stop = asyncio.Event()
@@ -302,7 +276,7 @@ def test_a_file_that_may_be_unfinished_is_tried_again(
         data = whole.read_bytes()
         whole.write_bytes(data[:20])
         now_s = whole.stat().st_mtime
-        monkeypatch.setattr(LateClock, "now_s", lambda _self: now_s)
+        monkeypatch.setattr(FrozenClock, "now_s", lambda _self: now_s)
         await scene.announce(1)
         await asyncio.sleep(0.05)
         assert whole.exists()

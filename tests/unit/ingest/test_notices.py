@@ -3,11 +3,11 @@
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
 
+from ingest_scene import FrozenClock, play, until
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
 from kme.epochs.notify import Notice, NoticeFifo, send
 from kme.errors import InputError
@@ -21,19 +21,6 @@ from kme.store.memory import MemoryStore
 
 A, B, LINK = KmeId("kme-a"), KmeId("kme-b"), SourceId("link")
 NOW_EPOCH = 0xB0000000
-
-
-class FrozenClock:
-    """It is always the same moment, long before any file here was written."""
-
-    def now_s(self) -> float:
-        return NOW_EPOCH * 2**29 / 1e9 + 0.1
-
-    def monotonic_s(self) -> float:
-        return 0.0
-
-    async def sleep(self, duration_s: float) -> None:
-        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +39,7 @@ class Scene:
         self.gate = asyncio.Event()
         self.gate.set()
         self.store = MemoryStore(A, self._pause)
-        self.ingest = Ingest(self.store, FrozenClock())
+        self.ingest = Ingest(self.store, FrozenClock(Epoch(NOW_EPOCH)))
         self.intake = Intake(self.ingest, 4, max_waiting)
         feeds = [Feed(B, LINK, self.folder)]
         self.listener = NoticeListener(NoticeFifo(self.fifo), self.intake, feeds)
@@ -88,19 +75,6 @@ class Scene:
     async def end(self) -> None:
         self.stop.set()
         await self.running
-
-
-def play(story: Callable[[], Coroutine[None, None, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await story()
-
-    asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nobody tells when a counter rises
-        await asyncio.sleep(0.002)
 
 
 def test_what_is_announced_comes_in_and_what_is_not_waits(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from ingest_scene import FrozenClock, play, until
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
 from kme.errors import StoreUnavailableError
 from kme.ids import Epoch, KmeId, SourceId
@@ -22,35 +23,9 @@ LINK, OTHER = SourceId("link"), SourceId("other")
 NOW_EPOCH = Epoch(0xB0000002)
 
 
-class LateClock:
-    """It is always the same moment, near a turn of the local epochs."""
-
-    def now_s(self) -> float:
-        return NOW_EPOCH.number * 2**29 / 1e9 + 0.1
-
-    def monotonic_s(self) -> float:
-        return 0.0
-
-    async def sleep(self, duration_s: float) -> None:
-        raise NotImplementedError
-
-
 def write(directory: Path, epoch: int, n_bytes: int = 40) -> Path:
     final = FinalKeyFile(Epoch(epoch), 1, 8 * n_bytes, Secret(os.urandom(n_bytes)))
     return write_final_key(directory, final)
-
-
-def play(story: Callable[[], Coroutine[None, None, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await story()
-
-    asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nobody tells when a counter rises
-        await asyncio.sleep(0.005)
 
 
 class Scene:
@@ -58,7 +33,7 @@ class Scene:
 
     def __init__(self, tmp_path: Path, store: MemoryStore | None = None, batch: int = 64) -> None:
         self.store = store or MemoryStore(A)
-        self.ingest = Ingest(self.store, LateClock())
+        self.ingest = Ingest(self.store, FrozenClock(NOW_EPOCH))
         self.feeds = [Feed(B, LINK, tmp_path / "b"), Feed(C, OTHER, tmp_path / "c")]
         for feed in self.feeds:
             feed.directory.mkdir(exist_ok=True)
