@@ -137,9 +137,11 @@ class _Worker:
         # The elected worker closes what lapsed; the others' claims are in use.
         await supply.open(closes_lapsed=False)
         stack.push_async_callback(supply.close)
+        await keep_trying("look", upkeep.learn, stop)
         self.health.begin(lambda: kept.documents.read(_PROBED), lambda: _why_not(listener, peers))
-        self.gate.open(create_app(supply, identity, settings.offer.of_kme(KmeId(settings.id))))
-        _logger.info("serving", extra={"kme": local, "sae_port": settings.rest.port})
+        if not stop.is_set():
+            self.gate.open(create_app(supply, identity, settings.offer.of_kme(local)))
+            _logger.info("serving", extra={"kme": local, "sae_port": settings.rest.port})
         return upkeep, listener
 
     async def _stand(self, kept: Kept, upkeep: Upkeep) -> None:

@@ -80,6 +80,17 @@ class Upkeep:
         self._asked = settings.rest.run / _ASKED_NAME
         self._answered_ns = self._asked_ns()
 
+    async def learn(self) -> None:
+        """Look for what must be known before anyone is let in: an SAE is told that it is unknown.
+
+        Raises
+        ------
+        KmeError
+            If Vault doesn't answer, or the registry of SAEs contradicts itself.
+        """
+        await self._look_for_revocations()
+        await self._look_for_saes()
+
     async def run(self) -> None:
         """Look until `stop`."""
         was_well, n_looks = True, 0
@@ -134,10 +145,8 @@ class Upkeep:
 
     async def _look_for_others(self) -> None:
         ports = self._ports
-        population = await ports.registry.population(ports.directory.peers)
         try:
-            if ports.directory.replace(population.residents):
-                _logger.info("SAEs changed", extra={"n_saes": len(population.residents)})
+            await self._look_for_saes()
         except SettingsError as error:
             _logger.error("registry of SAEs refused", extra={"reason": error.message})
         await ports.supply.heed_floors()
@@ -145,6 +154,12 @@ class Upkeep:
         if await connected_sites(ports.kept.documents, self._settings) != ports.kept.sites:
             _logger.info("peers were connected or disconnected: this worker starts again")
             self._stop.set()
+
+    async def _look_for_saes(self) -> None:
+        ports = self._ports
+        population = await ports.registry.population(ports.directory.peers)
+        if ports.directory.replace(population.residents):
+            _logger.info("SAEs changed", extra={"n_saes": len(population.residents)})
 
     async def _close_claims_of_dead(self) -> None:
         for name in self._ports.roll.dead():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kme.appliance.rest.health import Health
@@ -88,6 +89,21 @@ def with_workers(tmp_path: Path, test: Callable[[Worker, Worker], Awaitable[None
         for worker in (one, other):
             worker.stop.set()
         await asyncio.gather(*tasks)
+
+    run_virtual(main)
+
+
+def test_before_anyone_is_let_in_saes_and_revocations_are_known(tmp_path: Path) -> None:
+    async def main(clock: VirtualClock) -> None:
+        worker = Worker(tmp_path, clock, MemoryDocuments())
+        await worker.registry.add(ALICE, "01")
+        worker.saes.is_away = True
+        with pytest.raises(StoreUnavailableError):
+            await worker.upkeep.learn()
+        worker.saes.is_away = False
+        await worker.upkeep.learn()
+        assert worker.directory.is_local(ALICE)
+        worker.revoked.require_good(CERTIFICATE)
 
     run_virtual(main)
 
