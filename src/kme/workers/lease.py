@@ -3,8 +3,9 @@
 One document under check-and-set says who is elected, and counts its renewals.
 Nobody compares clocks: the holder stops by its own, counted from before its
 last renewal was sent; the others take over after they saw the counter stand
-still for two lease times by theirs. Whatever the holder does must bear that it
-is stopped anywhere.
+still for a lease time by theirs, and a tenth more for clocks that run unlike.
+They saw a renewal later than it was sent, so the holder has stopped by then.
+Whatever the holder does must bear that it is stopped anywhere.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ _PATH: Final = "lease"
 _HOLDER: Final = "holder"
 _INSTANCE: Final = "instance"
 _COUNTER: Final = "counter"
-_TAKEOVER_LEASES: Final = 2
+_TAKEOVER_LEASES: Final = 1.1
 
 
 class VersionedDocument(Protocol):
@@ -67,8 +68,8 @@ class LeaseTiming:
         Time between looks at another one's lease.
     """
 
-    lease_s: float = 2.2
-    renew_s: float = 1.4
+    lease_s: float = 3.5
+    renew_s: float = 2.4
     poll_s: float = 0.5
 
     def __post_init__(self) -> None:
@@ -239,7 +240,7 @@ class Lease:
             await self._clock.sleep(self._timing.poll_s / 2)
 
     async def _give_up(self) -> None:
-        """Let others take over at once; who cannot be told waits two lease times."""
+        """Let others take over at once; who cannot be told waits until it ends."""
         nobody = {_HOLDER: "", _INSTANCE: "", _COUNTER: self._counter + 1}
         with suppress(KmeError, TimeoutError):
             async with asyncio.timeout(self._timing.lease_s):

@@ -139,7 +139,7 @@ def test_whoever_dies_is_followed_within_five_seconds_and_not_before_its_lease_i
         begun_s = clock.monotonic_s()
         await clock.sleep(10)
         ((_, elected_s),) = candidates.loops.history
-        assert 2 * TIMING.lease_s <= elected_s - begun_s < 5
+        assert TIMING.lease_s < elected_s - begun_s < 5
         await end(task)
 
     run_virtual(main)
@@ -166,8 +166,10 @@ def test_whoever_cannot_renew_stops_before_another_one_starts() -> None:
         await clock.sleep(3)
         candidates.documents.cut.add("a")
         cut_s = clock.monotonic_s()
-        await clock.sleep(2.1)
+        while candidates.loops.leading == ["a"]:
+            await clock.sleep(0.01)
         assert candidates.loops.leading == [], "the lease is over by its own clock"
+        assert clock.monotonic_s() - cut_s <= TIMING.lease_s
         await clock.sleep(5)
         assert candidates.loops.leading == ["b"]
         assert candidates.loops.history[-1][1] - cut_s < 6
