@@ -22,8 +22,10 @@ from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -202,6 +204,53 @@ class SupplyStore(Protocol):
         ...
 
 
+class ExpiryStore(Protocol):
+    """When keys that nobody drew expire (ADR 0013).
+
+    Each fact has one home: the owner of a block knows what it may still
+    allocate, the other KME, where its keys are drawn, what became of the rest.
+    """
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks.
+
+        At most `MAX_OPEN_FROM` blocks, those with the lowest numbers that are
+        not used up, are named; the next one's number, or the one behind the
+        highest that was settled, is the frontier's own.
+        """
+        ...
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        ...
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires.
+
+        Raises
+        ------
+        InputError
+            If `MAX_EXPIRIES` wait already, or it is due before the last one noted.
+        """
+        ...
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due.
+
+        What is behind the latest of them, of the blocks that the peer owns, can
+        be drawn no more: whole blocks are destroyed, bytes first, ledger last;
+        of a block that is still in use the granules behind it count as drawn.
+        Interrupted anywhere and called again it goes on.
+
+        Returns
+        -------
+        int
+            How many granules expired that were not drawn, as far as this call
+            counted them.
+        """
+        ...
+
+
 class HeartbeatStore(Protocol):
     """The nonces by which a roll-back is seen."""
 
@@ -243,7 +292,9 @@ class IncidentStore(Protocol):
         ...
 
 
-class Store(InboxStore, PairingStore, SupplyStore, HeartbeatStore, IncidentStore, Protocol):
+class Store(
+    InboxStore, PairingStore, SupplyStore, ExpiryStore, HeartbeatStore, IncidentStore, Protocol
+):
     """All that one KME keeps."""
 
     async def close(self) -> None:
