@@ -160,6 +160,7 @@ def _peer_config(peer: PeerSettings, settings: KmeSettings) -> PeerConfig:
         poll_s=_POLL_S,
         block_bytes=timing.block_bytes,
         lifetime_s=timing.key_lifetime_s,
+        max_stock_bytes=timing.max_stock_bytes,
     )
 
 

@@ -224,6 +224,12 @@ class StoreUnavailableError(UnavailableError):
     code = "store_unavailable"
 
 
+class InboxFullError(UnavailableError):
+    """Too many final keys wait to be paired; more are taken in later."""
+
+    code = "inbox_full"
+
+
 class IntegrityError(KmeError):
     """What must never happen did: nothing is given out, and an alarm is due."""
 

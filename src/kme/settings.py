@@ -19,6 +19,7 @@ from kme.errors import IdentifierError, SettingsError
 from kme.etsi014.offer import Offer
 from kme.ids import KmeId, SaeId, SourceId
 from kme.log import LogFormat
+from kme.pairing.pair import DEFAULT_STOCK_BYTES
 from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PART_BYTES, SourceClass
 
 
@@ -169,6 +170,13 @@ class PairingSettings(_Section):
         ge=1,
         description="How long keys of a block may be drawn, from pairing; it is recorded with "
         "each block, and not enforced yet.",
+    )
+
+    max_stock_bytes: int = Field(
+        default=DEFAULT_STOCK_BYTES,
+        ge=MAX_BLOCK_BYTES,
+        description="While both KMEs of a pair may allocate so much, no block is formed: final "
+        "keys wait, then epoch files do, and the link pauses.",
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from kme.errors import EpochFileError, UnavailableError
 from kme.files import set_aside, sync_directory
 from kme.ids import Epoch, KmeId, SourceId
 from kme.ingest.folders import universal
+from kme.ingest.room import MAX_WAITING_KEYS, InboxRoom
 from kme.secret import Secret
 from kme.store.ports import InboxStore
 from kme.store.records import PART_BYTES
@@ -103,11 +104,16 @@ class Ingest:
         Where final keys wait to be paired.
     clock
         Tells which universal epoch a local one stands for.
+    max_waiting
+        So many parts of final keys of one source may wait to be paired.
     """
 
-    def __init__(self, store: InboxStore, clock: Clock) -> None:
+    def __init__(
+        self, store: InboxStore, clock: Clock, max_waiting: int = MAX_WAITING_KEYS
+    ) -> None:
         self.counts = IngestCounts()
         self._store = store
+        self._room = InboxRoom(store, clock, max_waiting)
         self._clock = clock
         self._unsure = _Unsure()
 
@@ -127,6 +133,8 @@ class Ingest:
 
         Raises
         ------
+        InboxFullError
+            If too many final keys of the source wait to be paired; the file stays.
         UnavailableError
             If the store or the machine refuses for now; the file stays.
         """
@@ -150,6 +158,7 @@ class Ingest:
     ) -> Outcome:
         """Give a final key to the store, and do with its file what follows from the answer."""
         epoch, mark = self.universal(final.start_epoch), self._unsure.mark(final.key)
+        await self._room.require(feed.peer, feed.source, len(parts))
         try:
             given = await asyncio.to_thread(_hand_out, path)
         except FileNotFoundError:
