@@ -30,7 +30,7 @@ from kme.store.sqlite import SqliteStore
 from kme.store.sqlite.masterkey import create_master_key
 from kme.supply.claim import fresh_worker_name
 from kme.supply.directory import SaeDirectory
-from kme.supply.supply import LinkSupply
+from kme.supply.supply import LinkSupply, SupplyLimits
 
 _POLL_S: Final = 0.1
 """How often the leader looks for new final keys; one indexed read each time."""
@@ -92,7 +92,8 @@ async def _run(
     directory = SaeDirectory(
         local, tuple(links), tuple((SaeId(sae.id), KmeId(sae.kme)) for sae in settings.saes)
     )
-    supply = LinkSupply(directory, store, pairing, clock, fresh_worker_name())
+    limits = SupplyLimits(reserves=[reserve.of_pair() for reserve in settings.reserves])
+    supply = LinkSupply(directory, store, pairing, clock, fresh_worker_name(), limits)
     watcher = Watcher(Ingest(store, clock), _feeds(settings), settings.ingest.poll_interval_s)
     identity = CertificateIdentity(directory.is_local, clock)
     sae_app = create_app(supply, identity, settings.offer.of_kme(local))

@@ -21,6 +21,7 @@ from kme.ids import KmeId, SaeId, SourceId
 from kme.log import LogFormat
 from kme.pairing.pair import DEFAULT_STOCK_BYTES
 from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PART_BYTES, SourceClass
+from kme.supply.reserves import Reserve
 
 
 def _is(kind: Callable[[str], str]) -> AfterValidator:
@@ -138,6 +139,18 @@ class OfferSettings(_Section):
         )
 
 
+class ReserveSettings(_Section):
+    """Key that is kept for one pair of SAEs."""
+
+    master: SaeName = Field(description="The SAE that asks for keys; it lives at this KME.")
+    slave: SaeName = Field(description="The SAE that it shares them with.")
+    n_bytes: int = Field(ge=1, description="So many bytes of the stock are given to nobody else.")
+
+    def of_pair(self) -> Reserve:
+        """Return the reserve."""
+        return Reserve(SaeId(self.master), SaeId(self.slave), self.n_bytes)
+
+
 class PairingSettings(_Section):
     """How this KME keeps in step with its peers."""
 
@@ -226,6 +239,9 @@ class KmeSettings(BaseSettings):
     )
     offer: OfferSettings = Field(default=OfferSettings(), description="What SAEs may ask for.")
     pairing: PairingSettings = Field(default=PairingSettings(), description="Keeping in step.")
+    reserves: list[ReserveSettings] = Field(
+        default=[], description="Key kept for certain pairs of SAEs, whatever others ask for."
+    )
     ingest: IngestSettings = Field(default=IngestSettings(), description="Taking files in.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
 
@@ -260,6 +276,10 @@ class KmeSettings(BaseSettings):
             if len({source.id for source in peer.sources}) != len(peer.sources):
                 msg = f"peers: {peer.id!r} has two sources of one id"
                 raise ValueError(msg)
+        pairs = [(reserve.master, reserve.slave) for reserve in self.reserves]
+        if len(set(pairs)) != len(pairs) or not {n for pair in pairs for n in pair} <= set(names):
+            msg = "reserves: a pair of SAEs stands there twice, or an SAE is not one of `saes`"
+            raise ValueError(msg)
         directories = [source.directory for peer in self.peers for source in peer.sources]
         if len(set(directories)) != len(directories):
             msg = "peers: two sources share a directory"

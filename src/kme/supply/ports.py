@@ -7,6 +7,7 @@ from typing import Protocol
 from kme.ids import KeyId, KmeId, SaeId
 from kme.secret import Secret
 from kme.store.records import SourceClass, Stock
+from kme.units import GRANULE_BYTES, granules_of_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,15 @@ class SupplyStock:
         keys are being cut from. Empty before the first block.
     room
         Pieces that keys can be cut from, by their length in granules.
+    kept_bytes
+        So much of it is kept for other pairs of SAEs.
     """
 
     target: KmeId
     is_peer_alive: bool
     source_classes: frozenset[SourceClass]
     room: Stock
+    kept_bytes: int = 0
 
     @property
     def is_quantum(self) -> bool:
@@ -49,7 +53,7 @@ class SupplyStock:
     @property
     def free_bytes(self) -> int:
         """All bytes that may still be handed out once the peer is alive."""
-        return self.room.n_bytes
+        return max(0, self.room.n_bytes - self.kept_bytes)
 
     @property
     def max_key_bytes(self) -> int:
@@ -60,7 +64,8 @@ class SupplyStock:
         """Return how many keys of `n_bytes` bytes can be had now."""
         if not self.is_peer_alive or not 1 <= n_bytes <= KeyId.MAX_BYTES:
             return 0
-        return self.room.count_of(n_bytes)
+        n_kept = -(-self.kept_bytes // (granules_of_bytes(n_bytes) * GRANULE_BYTES))
+        return max(0, self.room.count_of(n_bytes) - n_kept)
 
 
 class KeySupply(Protocol):

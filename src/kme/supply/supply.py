@@ -1,12 +1,13 @@
 """supply - key blocks of this KME's links become keys for its SAEs, once each."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from kme.clock import Clock
-from kme.errors import PeerUnavailableError, RequestError, UnavailableError
+from kme.errors import OutOfKeysError, PeerUnavailableError, RequestError, UnavailableError
 from kme.ids import KeyId, KmeId, SaeId
 from kme.pairing.ports import Liveness
 from kme.store.ports import Store
@@ -16,7 +17,9 @@ from kme.supply.directory import SaeDirectory
 from kme.supply.draw import Drawer, DrawPorts
 from kme.supply.key_id import IdScope
 from kme.supply.ports import Key, SupplyStock
+from kme.supply.reserves import Reserve, Reserves
 from kme.supply.stocktaker import StockTaker
+from kme.units import GRANULE_BYTES
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ MAX_KEYS_PER_CALL: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class SupplyLimits:
-    """How much the supply keeps in memory.
+    """How much the supply keeps in memory, and for whom it keeps key in stock.
 
     Parameters
     ----------
@@ -35,10 +38,13 @@ class SupplyLimits:
     stock_shared_s
         For how long one count of a pair's stock answers all who ask for it; 0
         where counting is cheap.
+    reserves
+        How much of the stock is kept for certain pairs of SAEs.
     """
 
     cache_bytes: int = DEFAULT_CACHE_BYTES
     stock_shared_s: float = 0.0
+    reserves: Sequence[Reserve] = ()
 
 
 class LinkSupply:
@@ -84,6 +90,8 @@ class LinkSupply:
             peer: StockTaker(peer, allocator, store, clock, limits.stock_shared_s)
             for peer, allocator in self._allocators.items()
         }
+        self._reserves = Reserves(limits.reserves)
+        self._turns = {peer: asyncio.Lock() for peer in directory.peers}
         self._drawer = Drawer(DrawPorts(directory, store, self._cache, clock))
         self._is_open = False
 
@@ -130,7 +138,12 @@ class LinkSupply:
         if not 1 <= n_bytes <= KeyId.MAX_BYTES:
             raise RequestError(f"a key has 1 to {KeyId.MAX_BYTES} bytes, not {n_bytes}")
         wish = Wish(scope.encoded(), n_keys, n_bytes)
-        return await self._allocators[scope.slave_kme].take(wish)
+        kept = self._reserves.kept_from(master, slave, self._directory)
+        if not kept:
+            return await self._allocators[scope.slave_kme].take(wish)
+        async with self._turns[scope.slave_kme]:
+            await self._require_left(scope.slave_kme, kept, wish)
+            return await self._allocators[scope.slave_kme].take(wish)
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
         """Give out, once, the keys that a master SAE of a peer was given.
@@ -157,7 +170,9 @@ class LinkSupply:
         kme.supply.ports.KeySupply.stock : Parameters and errors.
         """
         self._check_open()
-        return await self.stock_for(self._scope_from_here(master, slave).slave_kme)
+        stock = await self.stock_for(self._scope_from_here(master, slave).slave_kme)
+        kept = self._reserves.kept_from(master, slave, self._directory)
+        return replace(stock, kept_bytes=kept)
 
     async def heed_floors(self) -> None:
         """Stop using what was claimed in blocks that an operator has cleared since.
@@ -184,6 +199,20 @@ class LinkSupply:
         """
         stock = await self._stocktakers[peer].count(is_alive=self._is_alive(peer))
         return replace(stock, is_peer_alive=self._is_alive(peer))
+
+    async def _require_left(self, peer: KmeId, kept: int, wish: Wish) -> None:
+        """Return if enough for others is left behind these keys."""
+        wanted = wish.n_keys * wish.n_granules * GRANULE_BYTES
+        taker, is_alive = self._stocktakers[peer], self._is_alive(peer)
+        stock = await taker.count(is_alive=is_alive)
+        if stock.room.n_bytes - wanted < 2 * kept:
+            # Other processes take from it, too: near the end an older count won't do.
+            taker.forget()
+            stock = await taker.count(is_alive=is_alive)
+        if stock.room.n_bytes - wanted < kept:
+            raise OutOfKeysError(
+                "what is left in stock is kept for other SAEs: try again later or ask for less"
+            )
 
     def _is_alive(self, peer: KmeId) -> bool:
         try:

@@ -17,7 +17,8 @@ from kme.errors import (
 from kme.ids import KeyId, SaeId
 from kme.store.records import SourceClass
 from kme.supply.ports import KeySupply
-from kme.supply.supply import MAX_KEYS_PER_CALL
+from kme.supply.reserves import Reserve
+from kme.supply.supply import MAX_KEYS_PER_CALL, SupplyLimits
 from supply_pair import ALICE, BOB, CAROL, EVE, A, B, SupplyPair
 
 NOBODY = SaeId("nobody")
@@ -394,3 +395,23 @@ def test_a_worker_that_is_not_the_only_one_leaves_the_others_claims_alone() -> N
         assert await store.close_claims() == 1, "its own claim was still open"
 
     run(scenario, (A, 1024))
+
+
+def test_a_greedy_sae_leaves_what_is_kept_for_another_and_status_tells_so() -> None:
+    async def main() -> None:
+        pair = SupplyPair(limits=SupplyLimits(reserves=[Reserve(ALICE, BOB, 256)]))
+        await pair.blocks.add(A, 64 + 1024)
+        await pair.open()
+        assert (await pair.a.stock(CAROL, BOB)).count_of(32) == 24
+        assert (await pair.a.stock(ALICE, BOB)).count_of(32) == 32
+        many = await asyncio.gather(
+            *(pair.a.new_keys(CAROL, BOB, 1, 32) for _ in range(40)), return_exceptions=True
+        )
+        assert sum(isinstance(one, list) for one in many) == 24
+        with pytest.raises(OutOfKeysError, match="kept for other SAEs"):
+            await pair.a.new_keys(CAROL, BOB, 1, 8)
+        assert len(await pair.a.new_keys(ALICE, BOB, 8, 32)) == 8
+        with pytest.raises(OutOfKeysError):
+            await pair.a.new_keys(ALICE, BOB, 1, 8)
+
+    asyncio.run(main())

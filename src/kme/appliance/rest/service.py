@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 _ALIVE: Final = "alive"
 _PROBED: Final = "lease"
 
-_LIMITS: Final = SupplyLimits(stock_shared_s=1.0)
+_STOCK_SHARED_S: Final = 1.0
 """A status may be so old; SAEs that ask all the time cost Vault nothing then."""
 
 
@@ -129,7 +129,9 @@ class _Worker:
         revoked = RevocationMemory(authority, clock)
         name, roll = fresh_worker_name(), Roll(settings.rest.run)
         stack.enter_context(roll.present(name))
-        supply = LinkSupply(directory, kept.store, listener, clock, name, _LIMITS)
+        reserves = [reserve.of_pair() for reserve in settings.reserves]
+        limits = SupplyLimits(stock_shared_s=_STOCK_SHARED_S, reserves=reserves)
+        supply = LinkSupply(directory, kept.store, listener, clock, name, limits)
         ports = UpkeepPorts(kept, registry, directory, revoked, supply, roll, self.health, clock)
         upkeep = Upkeep(settings, ports, stop)
         find = ForwardedCertificate(PROXY, lambda _: authority, revoked.require_good, clock)
