@@ -151,8 +151,10 @@ class SupplyStore(Protocol):
 
         Only blocks count that this KME owns, with a number that is at most
         `peer_settled` and above `floor_allocate`. Of those with room for
-        `min_granules`, the one with the least room is taken (the lowest number
-        among equals), so that remainders are used up before fresh blocks.
+        `min_granules`, one that was begun (something of it was claimed) goes
+        first, the one with the least room (the lowest number among equals);
+        else the fresh one with the lowest number. So remainders are used up
+        before fresh blocks, and numbers in order, and the frontier moves.
 
         Returns
         -------
