@@ -114,9 +114,10 @@ class PairingStore(Protocol):
     async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
         """Write the verdict and all that follows from it, in one step.
 
-        With EQUAL the block and its ledger (all granules free, the reserved
-        ones drawn) come to be with the bytes `key`; with VOID and UNEQUAL no
-        block does. In each case the listed entries leave the inbox, `last` is
+        With EQUAL the block comes to be with the bytes `key`, and, if its keys
+        are drawn here (`kme.store.rules.is_drawn_here`), its ledger: all
+        granules free, the reserved ones drawn. With VOID and UNEQUAL no block
+        does. In each case the listed entries leave the inbox, `last` is
         the settlement, `highest` is at least its number, and an open proposal
         of that number is closed. Repeating the last settlement does nothing.
 
@@ -133,7 +134,11 @@ class PairingStore(Protocol):
         ...
 
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
-        """Refuse claims and draws from blocks at or below these numbers; floors only rise."""
+        """Refuse claims and draws from blocks at or below these numbers; floors only rise.
+
+        Those of them of which nothing is claimed are destroyed: at least a few
+        thousand at once, what is left by the next calls of `expire`.
+        """
         ...
 
 
@@ -141,7 +146,14 @@ class SupplyStore(Protocol):
     """Blocks, claims on them and the ledger of what was drawn."""
 
     async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
-        """Read a block with its bytes; None if there is none (any more)."""
+        """Read a block with its bytes; None if there is none (any more).
+
+        A block is destroyed when nothing can come of it any more: one of our
+        own when it is used up or below the floor and no claim on it is open,
+        one that is drawn from here when all of it was drawn or expired. Of
+        own blocks that were begun and that nobody claims from, only the
+        `MAX_OPEN_FROM` with the most room are kept.
+        """
         ...
 
     async def claim(
@@ -229,10 +241,13 @@ class ExpiryStore(Protocol):
     async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
         """Note when what is behind the peer's frontier expires.
 
+        Noting the last one that waits again does nothing.
+
         Raises
         ------
         InputError
-            If `MAX_EXPIRIES` wait already, or it is due before the last one noted.
+            If `MAX_EXPIRIES` wait already, it is due before the last of them,
+            or it names a time, block or granule that cannot be.
         """
         ...
 

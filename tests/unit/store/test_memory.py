@@ -44,7 +44,7 @@ def test_what_waits_before_its_step_at_a_crash_is_never_written() -> None:
                 await gate.wait()
 
         store = MemoryStore(A, pause)
-        await add_block(store, 1)
+        await add_block(store, 1, owner=B)
         drawing = asyncio.create_task(store.draw(B, [GranuleRange(1, 8, 9)]))
         await asyncio.sleep(0)
         next_store = store.reopened()
@@ -76,7 +76,7 @@ def test_what_dies_after_its_step_is_written() -> None:
 def test_a_backup_is_not_changed_by_what_happens_later() -> None:
     async def story() -> None:
         store = MemoryStore(A)
-        await add_block(store, 1)
+        await add_block(store, 1, owner=B)
         await store.ingest(B, LINK, Epoch(5), [some_key(600)])
         before = await everything(store)
         backup = store.backup()
