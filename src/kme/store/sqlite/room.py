@@ -150,7 +150,7 @@ def sweep(tx: Transaction, peer: KmeId, limit: int) -> bool:
 
 def _begun(tx: Transaction, peer: KmeId, min_granules: int) -> tuple[int, int, int] | None:
     return tx.row(
-        "SELECT number, next_granule, room FROM own_blocks"
+        "SELECT number, next_granule, room FROM own_blocks INDEXED BY own_blocks_begun"
         " WHERE peer = ? AND is_begun = 1 AND room >= ? AND number > ?"
         " ORDER BY room, number LIMIT 1",
         peer,
@@ -166,8 +166,8 @@ def _fresh(tx: Transaction, peer: KmeId, min_granules: int) -> tuple[int, int, i
         return None
     return tx.row(
         "SELECT number, next_granule, room FROM own_blocks WHERE peer = ? AND number ="
-        " (SELECT min((SELECT o.number FROM own_blocks AS o WHERE o.peer = s.peer"
-        " AND o.is_begun = 0 AND o.room = s.room AND o.number > ? AND o.number <= ?"
+        " (SELECT min((SELECT o.number FROM own_blocks AS o"
+        " INDEXED BY own_blocks_fresh WHERE o.peer = s.peer AND o.is_begun = 0 AND o.room = s.room AND o.number > ? AND o.number <= ?"
         " ORDER BY o.number LIMIT 1)) FROM stock AS s WHERE s.peer = ? AND s.room >= ?)",
         peer,
         *marks,
@@ -191,8 +191,8 @@ def _leave(tx: Transaction, peer: KmeId, numbers: Collection[int]) -> None:
         if used_up is not None:
             _forget(tx, peer, [number])
     spare = tx.rows(
-        "SELECT number, room FROM own_blocks AS o WHERE peer = ? AND is_begun = 1 AND number > ?"
-        " AND NOT EXISTS"
+        "SELECT number, room FROM own_blocks AS o INDEXED BY own_blocks_begun"
+        " WHERE peer = ? AND is_begun = 1 AND number > ? AND NOT EXISTS"
         " (SELECT 1 FROM claims AS c WHERE c.peer = o.peer AND c.number = o.number)"
         " ORDER BY room DESC, number DESC LIMIT -1 OFFSET ?",
         peer,
