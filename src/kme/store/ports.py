@@ -136,8 +136,8 @@ class PairingStore(Protocol):
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
         """Refuse claims and draws from blocks at or below these numbers; floors only rise.
 
-        Those of them of which nothing is claimed are destroyed: at least a few
-        thousand at once, what is left by the next calls of `expire`.
+        Those of them of which nothing is claimed are destroyed. Of very many
+        some are left to the next calls of `expire`, so that no call takes long.
         """
         ...
 

@@ -11,8 +11,8 @@ from kme.store.records import Expiry, Frontier
 from kme.store.sqlite import pairing, room
 from kme.store.sqlite.transaction import Transaction
 
-CHUNK: Final = 64
-"""So many blocks are destroyed in one transaction: at most 4 MiB to overwrite."""
+CHUNK: Final = 32
+"""So many blocks are destroyed in one transaction: at most 2 MiB to overwrite."""
 
 
 def frontier(tx: Transaction, peer: KmeId) -> Frontier:

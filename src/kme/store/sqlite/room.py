@@ -167,7 +167,8 @@ def _fresh(tx: Transaction, peer: KmeId, min_granules: int) -> tuple[int, int, i
     return tx.row(
         "SELECT number, next_granule, room FROM own_blocks WHERE peer = ? AND number ="
         " (SELECT min((SELECT o.number FROM own_blocks AS o"
-        " INDEXED BY own_blocks_fresh WHERE o.peer = s.peer AND o.is_begun = 0 AND o.room = s.room AND o.number > ? AND o.number <= ?"
+        " INDEXED BY own_blocks_fresh WHERE o.peer = s.peer AND o.is_begun = 0"
+        " AND o.room = s.room AND o.number > ? AND o.number <= ?"
         " ORDER BY o.number LIMIT 1)) FROM stock AS s WHERE s.peer = ? AND s.room >= ?)",
         peer,
         *marks,

@@ -31,7 +31,7 @@ from kme.store.sqlite.seal import Sealer
 from kme.store.sqlite.transaction import Transaction
 from kme.store.sqlite.writer import Writer
 
-_MAX_SWEEPS: Final = 32
+_MAX_SWEEPS: Final = 64
 """So many times `kme.store.sqlite.expiry.CHUNK` blocks are destroyed by one call."""
 
 
