@@ -11,8 +11,10 @@ from kme.store import rules
 from kme.store.pairstate import PairState
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -147,7 +149,7 @@ class MemoryStore:
     async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
         """Write the verdict and all that follows from it, in one step."""
         pair = self._state.pair(peer)
-        await self._step("settle", lambda: pair.settle(self.kme, settlement, key))
+        await self._step("settle", lambda: pair.settle(self.kme, peer, settlement, key))
 
     async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
         """Note that the peer settled all numbers up to `number`; the mark only rises."""
@@ -203,13 +205,15 @@ class MemoryStore:
         return await self._step("close_claims", lambda: self._close_claims(worker))
 
     def _close_claims(self, worker: str | None) -> int:
-        before = self._state.claims
-        self._state.claims = {
-            nonce: (peer, claim)
-            for nonce, (peer, claim) in before.items()
-            if worker not in {None, claim.worker}
-        }
-        return len(before) - len(self._state.claims)
+        claims = self._state.claims
+        closed = [n for n, (_, claim) in claims.items() if worker in {None, claim.worker}]
+        ranges: dict[KmeId, list[GranuleRange]] = {}
+        for nonce in closed:
+            peer, claim = claims.pop(nonce)
+            ranges.setdefault(peer, []).append(claim.reserved)
+        for peer, reserved in ranges.items():
+            self._state.pair(peer).close_claims(reserved)
+        return len(closed)
 
     async def stock(self, peer: KmeId) -> Stock:
         """Return what `claim` could still reserve."""
@@ -218,6 +222,26 @@ class MemoryStore:
     async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
         """Mark ranges as drawn: all of them, for ever, or none."""
         await self._step("draw", lambda: self._state.pair(peer).draw(ranges))
+
+    # Expiry
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks."""
+        return await self._step("frontier", lambda: self._state.pair(peer).frontier())
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        return await self._step("expiries", lambda: list(self._state.pair(peer).expiries))
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        pair = self._state.pair(peer)
+        await self._step("note_expiry", lambda: pair.note_expiry(expiry))
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due."""
+        pair = self._state.pair(peer)
+        return await self._step("expire", lambda: pair.expire(now_unix_s))
 
     # Heartbeats
 

@@ -114,9 +114,10 @@ class PairingStore(Protocol):
     async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
         """Write the verdict and all that follows from it, in one step.
 
-        With EQUAL the block and its ledger (all granules free, the reserved
-        ones drawn) come to be with the bytes `key`; with VOID and UNEQUAL no
-        block does. In each case the listed entries leave the inbox, `last` is
+        With EQUAL the block comes to be with the bytes `key`, and, if its keys
+        are drawn here (`kme.store.rules.is_drawn_here`), its ledger: all
+        granules free, the reserved ones drawn. With VOID and UNEQUAL no block
+        does. In each case the listed entries leave the inbox, `last` is
         the settlement, `highest` is at least its number, and an open proposal
         of that number is closed. Repeating the last settlement does nothing.
 
@@ -133,7 +134,11 @@ class PairingStore(Protocol):
         ...
 
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
-        """Refuse claims and draws from blocks at or below these numbers; floors only rise."""
+        """Refuse claims and draws from blocks at or below these numbers; floors only rise.
+
+        Those of them of which nothing is claimed are destroyed. Of very many
+        some are left to the next calls of `expire`, so that no call takes long.
+        """
         ...
 
 
@@ -141,7 +146,14 @@ class SupplyStore(Protocol):
     """Blocks, claims on them and the ledger of what was drawn."""
 
     async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
-        """Read a block with its bytes; None if there is none (any more)."""
+        """Read a block with its bytes; None if there is none (any more).
+
+        A block is destroyed when nothing can come of it any more: one of our
+        own when it is used up or below the floor and no claim on it is open,
+        one that is drawn from here when all of it was drawn or expired. Of
+        own blocks that were begun and that nobody claims from, only the
+        `MAX_OPEN_FROM` with the most room are kept.
+        """
         ...
 
     async def claim(
@@ -151,8 +163,10 @@ class SupplyStore(Protocol):
 
         Only blocks count that this KME owns, with a number that is at most
         `peer_settled` and above `floor_allocate`. Of those with room for
-        `min_granules`, the one with the least room is taken (the lowest number
-        among equals), so that remainders are used up before fresh blocks.
+        `min_granules`, one that was begun (something of it was claimed) goes
+        first, the one with the least room (the lowest number among equals);
+        else the fresh one with the lowest number. So remainders are used up
+        before fresh blocks, and numbers in order, and the frontier moves.
 
         Returns
         -------
@@ -227,10 +241,13 @@ class ExpiryStore(Protocol):
     async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
         """Note when what is behind the peer's frontier expires.
 
+        Noting the last one that waits again does nothing.
+
         Raises
         ------
         InputError
-            If `MAX_EXPIRIES` wait already, or it is due before the last one noted.
+            If `MAX_EXPIRIES` wait already, it is due before the last of them,
+            or it names a time, block or granule that cannot be.
         """
         ...
 

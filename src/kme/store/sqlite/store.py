@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -22,12 +24,15 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
-from kme.store.sqlite import draws, heartbeats, inbox, incidents, pairing, room
+from kme.store.sqlite import draws, expiry, heartbeats, inbox, incidents, pairing, room
 from kme.store.sqlite.lock import StoreLock
 from kme.store.sqlite.schema import connect
 from kme.store.sqlite.seal import Sealer
 from kme.store.sqlite.transaction import Transaction
 from kme.store.sqlite.writer import Writer
+
+_MAX_SWEEPS: Final = 64
+"""So many times `kme.store.sqlite.expiry.CHUNK` blocks are destroyed by one call."""
 
 
 class SqliteStore:
@@ -137,6 +142,13 @@ class SqliteStore:
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
         """Raise the floors of allocation and draws; they never fall."""
         await self._writer.call(pairing.raise_marks, peer, 0, allocate, draw)
+        await self._sweep(peer)
+
+    async def _sweep(self, peer: KmeId) -> None:
+        """Destroy blocks below the floors, some at a time, so that other calls get their turn."""
+        for _ in range(_MAX_SWEEPS):
+            if await self._writer.call(expiry.sweep, peer):
+                break
 
     # Supply
 
@@ -167,6 +179,29 @@ class SqliteStore:
     async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
         """Mark ranges as drawn: all of them, for ever, or none."""
         await self._writer.call(draws.draw, peer, ranges)
+
+    # Expiry
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks."""
+        return await self._writer.call(expiry.frontier, peer)
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        return await self._writer.call(expiry.expiries, peer)
+
+    async def note_expiry(self, peer: KmeId, noted: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        await self._writer.call(expiry.note, peer, noted)
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due, some blocks at a time."""
+        await self._sweep(peer)
+        n_expired, is_done = 0, False
+        while not is_done:
+            n_more, is_done = await self._writer.call(expiry.expire, peer, now_unix_s)
+            n_expired += n_more
+        return n_expired
 
     # Heartbeats
 

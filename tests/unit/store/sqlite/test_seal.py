@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kme.errors import SealError
-from kme.ids import Epoch
+from kme.ids import Epoch, KmeId
 from kme.secret import Secret
+from kme.store.records import Expiry, Frontier
 from kme.store.sqlite import SqliteStore, writer
 from kme.store.sqlite.seal import Sealed, Sealer
 from kme.store.sqlite.transaction import Transaction
@@ -133,6 +134,41 @@ def test_what_left_the_inbox_is_shredded_in_every_file(
         assert key[-40:] not in all_bytes(tmp_path)
         # The block is there all the same, and the store goes on.
         assert await store.block(B, 1) is not None
+
+    with_store(tmp_path / "kme.db", story)
+
+
+@pytest.mark.parametrize("owner", [A, B])
+def test_a_block_of_which_nothing_can_come_is_shredded_in_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: KmeId
+) -> None:
+    monkeypatch.setattr(writer, "_SHRED_AFTER_S", 0.01)
+
+    async def use_up(store: SqliteStore) -> None:
+        if owner == A:
+            await store.raise_peer_settled(B, 1)
+            await store.claim(B, "w", 1, 10**6)
+            await store.close_claims()
+        else:
+            await store.note_expiry(B, Expiry(Frontier(2), 100.0))
+            await store.expire(B, 100.0)
+
+    async def story(store: SqliteStore) -> None:
+        await add_block(store, 1, 5000, owner)
+        sealed = await store._writer.call(Transaction.row, "SELECT data_key, key FROM blocks")
+        assert sealed is not None
+        data_key, key = sealed
+        assert data_key in all_bytes(tmp_path)
+        await use_up(store)
+        for _ in range(200):
+            if data_key not in all_bytes(tmp_path):
+                break
+            await asyncio.sleep(0.02)
+        assert data_key not in all_bytes(tmp_path)
+        assert key[-40:] not in all_bytes(tmp_path)
+        left = "SELECT number FROM blocks UNION ALL SELECT number FROM ledgers"
+        assert await store._writer.call(Transaction.rows, left) == []
+        assert await store._writer.call(Transaction.rows, "SELECT number FROM own_blocks") == []
 
     with_store(tmp_path / "kme.db", story)
 
