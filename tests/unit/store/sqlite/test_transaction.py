@@ -28,7 +28,7 @@ async def _every_call(store: SqliteStore) -> None:
     await store.close_claims("w")
     await store.draw(B, [GranuleRange(1, 8, 10), GranuleRange(2, 8, 10)])
     await store.raise_floors(B, 1, 1)
-    await store.begin_heartbeat(B, "n")
+    await store.begin_heartbeat(B, "n", None)
     await store.held(B, [ref(5)])
     await store.inbox(B, LINK, ref(3), 10)
     await everything(store)
