@@ -13,7 +13,7 @@ from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, Peer
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.ports import Store
-from kme.store.records import FinalKeyRef, Proposal, Settlement, SourceClass, Verdict
+from kme.store.records import FinalKeyRef, Frontier, Proposal, Settlement, SourceClass, Verdict
 from simulation import (
     CrashingStore,
     Fuse,
@@ -80,7 +80,7 @@ def accepted(_heartbeat: Heartbeat) -> HeartbeatAnswer:
     return HeartbeatAnswer(HeartbeatOutcome.ACCEPTED, None, 0, 0)
 
 
-FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0)
+FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0, Frontier())
 """What a peer sends that was never heard before."""
 
 

@@ -24,8 +24,10 @@ from kme.secret import Secret
 from kme.store.ports import Store
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -265,6 +267,18 @@ class CrashingStore:
 
     async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
         await self._call(lambda: self.inner.draw(peer, ranges))
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        return await self._call(lambda: self.inner.frontier(peer))
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        return await self._call(lambda: self.inner.expiries(peer))
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        await self._call(lambda: self.inner.note_expiry(peer, expiry))
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        return await self._call(lambda: self.inner.expire(peer, now_unix_s))
 
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.heartbeat(peer))

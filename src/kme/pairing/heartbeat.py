@@ -252,7 +252,12 @@ class Heartbeats:
             raise PeerUnavailableError("the store lost the heartbeat that was just written to it")
         standing = await self._standing.recent()
         return Heartbeat(
-            nonce, record.acknowledged, challenge, standing.settled, standing.free_bytes
+            nonce,
+            record.acknowledged,
+            challenge,
+            standing.settled,
+            standing.free_bytes,
+            standing.frontier,
         )
 
     async def _check(self, answer: HeartbeatAnswer) -> None:
