@@ -390,18 +390,18 @@ class World:
         for site in self.sites.values():
             await site.process.supply.close()
             await site.start()
-        for site, other in ((A, B), (B, A)):
-            frontier = await self.sites[other].store.frontier(site)
-            self.sites[site].process.expiry.heard(frontier)
+        for kme, other in ((A, B), (B, A)):
+            frontier = await self.sites[other].store.frontier(kme)
+            self.sites[kme].process.expiry.heard(frontier)
         await self.clock.sleep(self.weather.lifetime_s * 1.1 + 130)
         for slave in HOMES:
             for issued in self.witness.waiting(slave):
                 with pytest.raises(KeyNotFoundError):
                     await self.get_drawn(issued.master, slave, [issued.key.key_id])
-        for site, other in ((A, B), (B, A)):
+        for kme, other in ((A, B), (B, A)):
             for number in range(1, self._blocks.number + 1):
-                assert await self.sites[site].store.block(other, number) is None
-            assert await self.sites[site].store.incidents(10) == []
+                assert await self.sites[kme].store.block(other, number) is None
+            assert await self.sites[kme].store.incidents(10) == []
 
 
 async def _ask_for(master: SaeId, caller: SaeId, key_id: KeyId, supply: LinkSupply) -> list[Key]:
@@ -456,8 +456,8 @@ async def _live(world: World, *, with_crashes: bool) -> None:
         await site.start()
     await world.add_block()
     await world.check_promises()
-    for task in frontiers:
-        task.cancel()
+    for carrier in frontiers:
+        carrier.cancel()
     await world.check_the_end()
 
 
