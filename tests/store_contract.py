@@ -1033,16 +1033,14 @@ class HeartbeatContract:
     async def test_heartbeats_are_remembered(self, backend: Backend) -> None:
         store = await backend.open()
         assert await store.heartbeat(B) == HeartbeatRecord()
-        await store.begin_heartbeat(B, "n1")
+        await store.begin_heartbeat(B, "n1", None)
         store = await backend.crash(store)
         assert await store.heartbeat(B) == HeartbeatRecord(pending="n1")
         assert await store.accept_heartbeat(B, "p1", None) == HeartbeatRecord(pending="n1")
         assert await store.heartbeat(B) == HeartbeatRecord(pending="n1", heard="p1")
-        await store.acknowledge_heartbeat(B, "n1")
-        store = await backend.crash(store)
-        assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n1", heard="p1")
         expected = HeartbeatRecord("n2", "n1", "p1")
-        assert await store.begin_heartbeat(B, "n2") == expected
+        assert await store.begin_heartbeat(B, "n2", "n1") == expected
+        store = await backend.crash(store)
         assert await store.accept_heartbeat(B, "p2", "p1") == expected
         assert await store.heartbeat(B) == HeartbeatRecord("n2", "n1", "p2")
         assert await store.heartbeat(C) == HeartbeatRecord()
@@ -1051,14 +1049,13 @@ class HeartbeatContract:
     @in_loop
     async def test_an_answer_to_another_heartbeat_is_ignored(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            await store.acknowledge_heartbeat(B, "n0")
-            assert await store.heartbeat(B) == HeartbeatRecord()
-            await store.begin_heartbeat(B, "n1")
-            await store.acknowledge_heartbeat(B, "n2")
-            assert await store.heartbeat(B) == HeartbeatRecord(pending="n1")
-            await store.acknowledge_heartbeat(B, "n1")
-            await store.acknowledge_heartbeat(B, "n0")
-            assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n1")
+            for nonce, accepted in (("n1", "n0"), ("n2", None), ("n2", "n2"), ("n2", "n0")):
+                expected = HeartbeatRecord(pending="n1")
+                assert await store.begin_heartbeat(B, nonce, accepted) == expected
+            for nonce, accepted in (("n2", "n1"), ("n2", "n1"), ("n3", "n1"), ("n3", None)):
+                expected = HeartbeatRecord(pending="n2", acknowledged="n1")
+                assert await store.begin_heartbeat(B, nonce, accepted) == expected
+                assert await store.heartbeat(B) == expected
 
     @in_loop
     async def test_a_pending_heartbeat_stays_so_until_it_is_acknowledged(
@@ -1067,11 +1064,10 @@ class HeartbeatContract:
         store = await backend.open()
         pending = HeartbeatRecord(pending="n1")
         for nonce in ("n1", "n1", "n2"):
-            assert await store.begin_heartbeat(B, nonce) == pending
+            assert await store.begin_heartbeat(B, nonce, None) == pending
         store = await backend.crash(store)
-        assert await store.begin_heartbeat(B, "n3") == pending
-        await store.acknowledge_heartbeat(B, "n1")
-        assert await store.begin_heartbeat(B, "n3") == HeartbeatRecord("n3", "n1")
+        assert await store.begin_heartbeat(B, "n3", None) == pending
+        assert await store.begin_heartbeat(B, "n3", "n1") == HeartbeatRecord("n3", "n1")
         await store.close()
 
     @in_loop
@@ -1119,7 +1115,7 @@ class LifeContract:
         await store.open_proposal(B, proposal(4, ref(1004), ref(1004, 1)))
         await store.raise_peer_settled(B, 2)
         await claim(store, 7)
-        await store.begin_heartbeat(B, "n")
+        await store.begin_heartbeat(B, "n", None)
         await store.note_expiry(B, Expiry(Frontier(2, {1: 9}), 1.5))
         await store.record_incident(Incident(B, IncidentKind.UNEQUAL_BLOCK, 1.5, "details"))
         before = await everything(store)

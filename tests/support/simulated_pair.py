@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.pair import PairEnd, PeerConfig
@@ -13,7 +13,15 @@ from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, Peer
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.ports import Store
-from kme.store.records import FinalKeyRef, Proposal, Settlement, SourceClass, Verdict
+from kme.store.records import (
+    Expiry,
+    FinalKeyRef,
+    Frontier,
+    Proposal,
+    Settlement,
+    SourceClass,
+    Verdict,
+)
 from simulation import (
     CrashingStore,
     Fuse,
@@ -30,6 +38,8 @@ BOB_KME = KmeId("kme-b")
 LINK = SourceId("link")
 OTHER_LINK = SourceId("other")
 SOURCES = {LINK: SourceClass.QKD, OTHER_LINK: SourceClass.RANDOM}
+LIFETIME_S = 4
+"""So short in simulations that what must not expire would."""
 
 
 def config_of(peer: KmeId) -> PeerConfig:
@@ -80,7 +90,7 @@ def accepted(_heartbeat: Heartbeat) -> HeartbeatAnswer:
     return HeartbeatAnswer(HeartbeatOutcome.ACCEPTED, None, 0, 0)
 
 
-FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0)
+FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0, Frontier())
 """What a peer sends that was never heard before."""
 
 
@@ -88,6 +98,7 @@ class Witness:
     """Sees every durable write of pairing at both KMEs, and fails when a rule is broken."""
 
     def __init__(self) -> None:
+        self.n_expiries = 0
         self.proposals: dict[int, Proposal] = {}
         self.verdicts: dict[int, Verdict] = {}
         self.digests: dict[int, bytes] = {}
@@ -135,6 +146,10 @@ class WatchedStore(MemoryStore):
     async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
         await super().raise_peer_settled(peer, number)
         self.witness.saw_peer_settled(self.kme, number)
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        await super().note_expiry(peer, expiry)
+        self.witness.n_expiries += 1
 
 
 @dataclass
@@ -221,7 +236,7 @@ class SimulatedKme:
         pair.store_faults.append(faults)
         ends = LinkEnds(self.local, self.other.handler, self.fuse)
         self.link = LossyLink(ends, chances.link, pair.clock, pair.rng)
-        config = config_of(self.other.local)
+        config = replace(config_of(self.other.local), lifetime_s=LIFETIME_S)
         self.pairing = Pairing(self.local, store, pair.clock, [(config, self.link)], pair.token)
 
     async def ingest(self, source: SourceId, epoch: int, *parts: bytes) -> None:

@@ -283,11 +283,10 @@ class CrashingStore:
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.heartbeat(peer))
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
-        return await self._call(lambda: self.inner.begin_heartbeat(peer, nonce))
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        await self._call(lambda: self.inner.acknowledge_heartbeat(peer, nonce))
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
+        return await self._call(lambda: self.inner.begin_heartbeat(peer, nonce, accepted))
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None

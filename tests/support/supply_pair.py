@@ -127,6 +127,7 @@ class BlockMaker:
     stores: Sequence[MemoryStore]
     rng: random.Random = field(default_factory=lambda: random.Random(1))
     number: int = 0
+    lifetime_s: int = 3600
 
     async def add(
         self,
@@ -143,7 +144,7 @@ class BlockMaker:
         self.number += 1
         key = self.rng.randbytes(n_bytes)
         entry = FinalKeyRef(SOURCE, Epoch(self.number))
-        proposal = Proposal(self.number, owner, (entry,), 3600, source_class, bytes(16))
+        proposal = Proposal(self.number, owner, (entry,), self.lifetime_s, source_class, bytes(16))
         for store in self.stores:
             peer = B if store.kme == A else A
             await store.settle(peer, Settlement(proposal, Verdict.EQUAL), Secret(key))

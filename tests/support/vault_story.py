@@ -112,11 +112,11 @@ class Story:
         assert block is not None
         assert block.key == some_key(600, 3)
         await self.draw(GranuleRange(3, 40, 75))
-        await self.step(lambda s: s.begin_heartbeat(B, "n1"))
-        await self.step(lambda s: s.acknowledge_heartbeat(B, "n1"))
+        await self.step(lambda s: s.begin_heartbeat(B, "n1", None))
+        await self.step(lambda s: s.begin_heartbeat(B, "n2", "n1"))
         await self.step(lambda s: s.accept_heartbeat(B, "p1", None))
         await self.step(lambda s: s.close_claims())
-        assert await self.step(lambda s: s.heartbeat(B)) == HeartbeatRecord(None, "n1", "p1")
+        assert await self.step(lambda s: s.heartbeat(B)) == HeartbeatRecord("n2", "n1", "p1")
 
     async def claim(self, n_granules: int) -> Claim:
         got = await self.step(lambda s: s.claim(B, "w", n_granules, n_granules))

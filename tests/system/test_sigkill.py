@@ -12,7 +12,7 @@ LEADER, FOLLOWER = KME_IDS
 
 WRITES = (
     "ingest", "open_proposal", "settle", "raise_peer_settled", "claim", "draw",
-    "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
+    "begin_heartbeat", "accept_heartbeat",
 )  # fmt: skip
 READS = {LEADER: ("inbox", "final_keys"), FOLLOWER: ("held", "final_keys")}
 

@@ -74,6 +74,7 @@ class Heartbeats:
         self._accepted_s: float | None = None
         self._report: PeerReport | None = None
         self._unwritten: str | None = None
+        self._accepted: str | None = None
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[KmeError | None]] = []
         self._was_alive: bool | None = None
@@ -214,7 +215,9 @@ class Heartbeats:
         return None
 
     async def _beat(self) -> None:
-        """Have one heartbeat accepted, durably on both sides.
+        """Have one heartbeat accepted: durable here before it is sent, and there before the answer.
+
+        That it was accepted is kept in memory, until the next one is begun.
 
         Raises
         ------
@@ -230,7 +233,7 @@ class Heartbeats:
             heartbeat = await self._prepare(answer.challenge)
             answer = await self._link.heartbeat(heartbeat)
         await self._check(answer)
-        await self._end.store.acknowledge_heartbeat(self._end.peer, heartbeat.nonce)
+        self._accepted = heartbeat.nonce
         self._accepted_s = begun_s
         self._report = PeerReport(heartbeat.settled, answer.free_bytes)
 
@@ -239,17 +242,22 @@ class Heartbeats:
         store, peer = self._end.store, self._end.peer
         # After a write that may or may not have landed the nonce stays the same.
         self._unwritten = self._unwritten or self._token()
-        record = await store.begin_heartbeat(peer, self._unwritten)
+        record = await store.begin_heartbeat(peer, self._unwritten, self._accepted)
         if record.pending == self._unwritten:
             self._unwritten = None
         if challenge is not None:
             record = await store.heartbeat(peer)  # nothing but a fresh reading answers it
         nonce = record.pending
         if nonce is None:
-            raise PeerUnavailableError("another process of this KME sends heartbeats, too")
+            raise PeerUnavailableError("the store lost the heartbeat that was just written to it")
         standing = await self._standing.recent()
         return Heartbeat(
-            nonce, record.acknowledged, challenge, standing.settled, standing.free_bytes
+            nonce,
+            record.acknowledged,
+            challenge,
+            standing.settled,
+            standing.free_bytes,
+            standing.frontier,
         )
 
     async def _check(self, answer: HeartbeatAnswer) -> None:

@@ -9,9 +9,16 @@ from kme.clock import Clock
 from kme.errors import IdentityError, KmeError
 from kme.ids import KmeId
 from kme.pairing.decide import Follower
+from kme.pairing.expiry import KeyExpiry
 from kme.pairing.heartbeat import Heartbeats, random_token
 from kme.pairing.pair import PairEnd, PeerConfig
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerLink, PeerLiveness
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PeerLink,
+    PeerLiveness,
+)
 from kme.pairing.propose import Leader
 from kme.store.ports import Store
 from kme.store.records import FinalKeyRef, Proposal, Verdict
@@ -31,6 +38,7 @@ class _Peer:
         self.leader = Leader(end, link, self.heartbeats) if end.is_leader else None
         self.opening = self.leader.opening if self.leader else asyncio.Lock()
         self.follower = Follower(end, self.heartbeats)
+        self.expiry = KeyExpiry(end)
 
     async def lead(self) -> None:
         """Propose blocks until cancelled; the longer there is nothing to do, the less often."""
@@ -54,7 +62,7 @@ class _Peer:
 
 
 class Pairing:
-    """Pairing and heartbeats of one KME with all its peers.
+    """Pairing, heartbeats and expiry of one KME with all its peers.
 
     It is the `kme.pairing.ports.PeerHandler` of what peers send, and the
     `kme.pairing.ports.Liveness` of whoever hands out keys. Each peer has
@@ -88,7 +96,7 @@ class Pairing:
         }
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send heartbeats and propose blocks to all peers, until `stop` or cancelled.
+        """Send heartbeats, propose blocks and let keys expire, until `stop` or cancelled.
 
         It may be stopped anywhere: what is under way is resumed at the next start.
         """
@@ -96,21 +104,25 @@ class Pairing:
             tasks = [
                 group.create_task(loop)
                 for peer in self._peers.values()
-                for loop in (peer.heartbeats.run(), peer.lead())
+                for loop in (peer.heartbeats.run(), peer.lead(), peer.expiry.run())
             ]
             await stop.wait()
             for task in tasks:
                 task.cancel()
 
     async def on_heartbeat(self, peer: KmeId, heartbeat: Heartbeat) -> HeartbeatAnswer:
-        """Judge a peer's heartbeat.
+        """Judge a peer's heartbeat; what an accepted one says of its blocks counts.
 
         Raises
         ------
         IdentityError
             If the sender is no peer of this KME.
         """
-        return await self._peer(peer).heartbeats.on_heartbeat(heartbeat)
+        found = self._peer(peer)
+        answer = await found.heartbeats.on_heartbeat(heartbeat)
+        if answer.outcome is HeartbeatOutcome.ACCEPTED:
+            found.expiry.heard(heartbeat.frontier)
+        return answer
 
     async def on_held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKeyRef]:
         """Say which of these final keys are in the inbox; of a source not shared, none.

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kme.ids import KmeId
 from kme.registry.records import SaeList
-from kme.store.records import FinalKeyRef, Proposal, Verdict
+from kme.store.records import FinalKeyRef, Frontier, Proposal, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Heartbeat:
         All numbers up to this one are settled durably at the sender.
     free_bytes
         What the sender may still allocate for this pair.
+    frontier
+        What the sender will never allocate from any more, of its own blocks.
     """
 
     nonce: str
@@ -35,6 +37,7 @@ class Heartbeat:
     challenge: str | None
     settled: int
     free_bytes: int
+    frontier: Frontier
 
 
 class HeartbeatOutcome(StrEnum):

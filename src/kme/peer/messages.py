@@ -23,7 +23,17 @@ from kme.pairing.ports import (
 )
 from kme.pairing.tags import TAG_BYTES
 from kme.registry.records import MAX_SAES, SaeList
-from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
+from kme.store.records import (
+    MAX_BLOCK_BYTES,
+    MAX_OPEN_FROM,
+    RESERVED_GRANULES,
+    FinalKeyRef,
+    Frontier,
+    Proposal,
+    SourceClass,
+    Verdict,
+)
+from kme.units import GRANULE_BYTES
 
 MAX_BODY_BYTES: Final = 256 * 1024
 """No body of this interface is longer, in either direction."""
@@ -43,6 +53,7 @@ _BlockTag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * COMPARE_TAG_BYTES}}}
 _Tag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * TAG_BYTES}}}$")]
 _Number = Annotated[int, Field(ge=0, lt=1 << KeyId.NUMBER_BITS)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Granule = Annotated[int, Field(ge=RESERVED_GRANULES, lt=MAX_BLOCK_BYTES // GRANULE_BYTES)]
 
 
 class Message(BaseModel):
@@ -142,6 +153,35 @@ class VerdictMessage(Message):
     verdict: Verdict
 
 
+class FrontierMessage(Message):
+    """What the sender will never allocate from any more.
+
+    `number` may be the one behind the highest that there is; `open_from` lists
+    block numbers with the first granule that may still be allocated.
+    """
+
+    number: Annotated[int, Field(ge=0, le=1 << KeyId.NUMBER_BITS)]
+    open_from: Annotated[list[tuple[_Number, _Granule]], Field(max_length=MAX_OPEN_FROM)]
+
+    @classmethod
+    def of(cls, frontier: Frontier) -> Self:
+        """Write a frontier."""
+        return cls(number=frontier.number, open_from=sorted(frontier.open_from.items()))
+
+    def to_frontier(self) -> Frontier:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If a block stands there twice, or one that isn't below `number`.
+        """
+        open_from = dict(self.open_from)
+        if len(open_from) != len(self.open_from):
+            raise InputError("a frontier names a block twice")
+        return Frontier(self.number, open_from)
+
+
 class HeartbeatMessage(Message):
     """A heartbeat."""
 
@@ -150,6 +190,7 @@ class HeartbeatMessage(Message):
     challenge: _Token | None
     settled: _Number
     free_bytes: _Count
+    frontier: FrontierMessage
 
     @classmethod
     def of(cls, heartbeat: Heartbeat) -> Self:
@@ -160,12 +201,24 @@ class HeartbeatMessage(Message):
             challenge=heartbeat.challenge,
             settled=heartbeat.settled,
             free_bytes=heartbeat.free_bytes,
+            frontier=FrontierMessage.of(heartbeat.frontier),
         )
 
     def to_heartbeat(self) -> Heartbeat:
-        """Read it."""
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If its frontier is none.
+        """
         return Heartbeat(
-            self.nonce, self.acknowledged, self.challenge, self.settled, self.free_bytes
+            self.nonce,
+            self.acknowledged,
+            self.challenge,
+            self.settled,
+            self.free_bytes,
+            self.frontier.to_frontier(),
         )
 
 

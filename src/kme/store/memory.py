@@ -249,15 +249,12 @@ class MemoryStore:
         """Return the pair's heartbeat record."""
         return await self._step("heartbeat", lambda: self._state.pair(peer).heartbeat)
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent, and return the record."""
         pair = self._state.pair(peer)
-        return await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce))
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
-        pair = self._state.pair(peer)
-        await self._step("acknowledge_heartbeat", lambda: pair.acknowledge_heartbeat(nonce))
+        return await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce, accepted))
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None

@@ -218,14 +218,10 @@ class PairState:
         if block is not None:
             block.key.wipe()
 
-    def begin_heartbeat(self, nonce: str) -> HeartbeatRecord:
+    def begin_heartbeat(self, nonce: str, accepted: str | None) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent."""
-        self.heartbeat = rules.begun(self.heartbeat, nonce)
+        self.heartbeat = rules.begun(self.heartbeat, nonce, accepted)
         return self.heartbeat
-
-    def acknowledge_heartbeat(self, nonce: str) -> None:
-        """Note that the peer accepted the pending heartbeat."""
-        self.heartbeat = rules.acknowledged(self.heartbeat, nonce)
 
     def accept_heartbeat(self, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""

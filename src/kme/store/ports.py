@@ -275,15 +275,17 @@ class HeartbeatStore(Protocol):
         """Return the pair's heartbeat record, freshly read."""
         ...
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write, in any case, that a heartbeat is about to be sent, and return the record.
 
-        While one is pending, it stays so; else the one of this nonce is from now on.
+        The pending one is acknowledged if it is the one that the peer
+        `accepted`, and that of `nonce` is pending from then on; any other stays
+        pending. So an acknowledgement needs no write of its own: one that a
+        crash loses only makes the same nonce be sent again, and the peer
+        accepts that one because it is what it remembers.
         """
-        ...
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
         ...
 
     async def accept_heartbeat(

@@ -250,9 +250,16 @@ def notes(waiting: Sequence[Expiry], expiry: Expiry) -> bool:
     return True
 
 
-def begun(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:
-    """Return the record with a heartbeat under way: the one that is pending, else a new one."""
-    return record if record.pending is not None else replace(record, pending=nonce)
+def begun(record: HeartbeatRecord, nonce: str, accepted: str | None) -> HeartbeatRecord:
+    """Return the record with a heartbeat under way: the one that is pending, else a new one.
+
+    What is pending ends if it is the one that the peer `accepted`.
+    """
+    if record.pending is None:
+        return replace(record, pending=nonce)
+    if record.pending != accepted:
+        return record
+    return replace(record, pending=nonce, acknowledged=accepted)
 
 
 def follows(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> bool:
@@ -263,13 +270,6 @@ def follows(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> bo
 def heard(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
     """Return the record after a heartbeat of the peer; one that does not follow changes nothing."""
     return replace(record, heard=nonce) if follows(record, nonce, acknowledged) else record
-
-
-def acknowledged(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:
-    """Return the record after the peer accepted a heartbeat; only the pending one counts."""
-    if record.pending != nonce:
-        return record
-    return replace(record, pending=None, acknowledged=nonce)
 
 
 def _check_proposal(proposal: Proposal) -> None:

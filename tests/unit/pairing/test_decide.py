@@ -15,7 +15,7 @@ from kme.pairing.ports import Heartbeat
 from kme.pairing.tags import make_tag
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
-from kme.store.records import FinalKeyRef, IncidentKind, Proposal, SourceClass, Verdict
+from kme.store.records import FinalKeyRef, Frontier, IncidentKind, Proposal, SourceClass, Verdict
 from simulated_pair import ALICE_KME, BOB_KME, LINK, OTHER_LINK, ScriptedLink, end_of
 from simulation import CrashingStore, Fuse, StoreFaults, VirtualClock, run_virtual
 
@@ -226,8 +226,9 @@ def test_doubles_that_come_at_once_are_decided_once() -> None:
 def test_nothing_is_decided_once_a_roll_back_of_the_leader_was_seen() -> None:
     async def test(bench: Bench) -> None:
         for nonce, acknowledged in (("1" * 32, None), ("2" * 32, "1" * 32), ("3" * 32, "2" * 32)):
-            await bench.heartbeats.on_heartbeat(Heartbeat(nonce, acknowledged, None, 0, 0))
-        old = Heartbeat("9" * 32, "1" * 32, None, 0, 0)
+            beat = Heartbeat(nonce, acknowledged, None, 0, 0, Frontier())
+            await bench.heartbeats.on_heartbeat(beat)
+        old = Heartbeat("9" * 32, "1" * 32, None, 0, 0, Frontier())
         challenge = (await bench.heartbeats.on_heartbeat(old)).challenge
         await bench.heartbeats.on_heartbeat(replace(old, challenge=challenge))
         bench.heartbeats.require_heard_once()

@@ -19,7 +19,7 @@ from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.ports import Heartbeat
 from kme.peer.api import create_peer_app
 from kme.peer.messages import HEARTBEAT_PATH, MAX_BODY_BYTES
-from kme.store.records import FinalKeyRef, Proposal, SourceClass
+from kme.store.records import FinalKeyRef, Frontier, Proposal, SourceClass
 from peering import KmeAuthority, RecordingHandler
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
@@ -30,6 +30,7 @@ HEARTBEAT = {
     "challenge": None,
     "settled": 3,
     "free_bytes": 4,
+    "frontier": {"number": 4, "open_from": [[3, 700], [2, 8]]},
 }
 FINAL_KEYS = [{"source": "link", "epoch": epoch, "part": 0} for epoch in (5, 6, 7)]
 PROPOSAL = {
@@ -105,7 +106,18 @@ def test_a_heartbeat_reaches_the_handler_with_its_sender() -> None:
         "settled": 7,
         "free_bytes": 4096,
     }
-    assert door.handler.calls == [(A, Heartbeat("1" * 32, "2" * 32, None, 3, 4))]
+    frontier = Frontier(4, {2: 8, 3: 700})
+    assert door.handler.calls == [(A, Heartbeat("1" * 32, "2" * 32, None, 3, 4, frontier))]
+
+
+@pytest.mark.parametrize("open_from", [[[2, 8], [2, 9]], [[4, 8]], [[0, 8]]])
+def test_a_frontier_that_means_nothing_never_reaches_the_handler(
+    open_from: list[list[int]],
+) -> None:
+    door = Door()
+    frontier = {"number": 4, "open_from": open_from}
+    expect_problem(door.post("heartbeat", HEARTBEAT | {"frontier": frontier}), 400, "input")
+    assert door.handler.calls == []
 
 
 def test_a_question_for_final_keys_is_answered() -> None:

@@ -24,13 +24,13 @@ from kme.peer.messages import MAX_BODY_BYTES
 from kme.pki.tls import client_context, server_context
 from kme.registry.records import SaeList
 from kme.server import MutualTlsServer
-from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
+from kme.store.records import FinalKeyRef, Frontier, Proposal, SourceClass, Verdict
 from peering import OPERATOR_STOCK, KmeAuthority, OperatedHandler, RecordingHandler
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
 LINK = SourceId("link")
 REFS = [FinalKeyRef(LINK, Epoch(epoch), epoch % 2) for epoch in range(5)]
-HEARTBEAT = Heartbeat("1" * 32, None, None, 3, 4)
+HEARTBEAT = Heartbeat("1" * 32, None, None, 3, 4, Frontier(4, {2: 8, 3: 700}))
 PROPOSAL = Proposal(9, B, tuple(REFS), 60, SourceClass.QKD, bytes(range(16)))
 AUTHORITY = KmeAuthority()
 

@@ -84,7 +84,7 @@ def test_a_backup_is_not_changed_by_what_happens_later() -> None:
         await add_block(store, 2)
         await store.raise_peer_settled(B, 2)
         await store.claim(B, "w", 1, 5)
-        await store.begin_heartbeat(B, "n")
+        await store.begin_heartbeat(B, "n", None)
         assert await everything(backup) == before
         await backup.draw(B, [GranuleRange(1, 8, 9)])
         assert await everything(store) != before

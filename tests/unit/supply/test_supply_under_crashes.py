@@ -5,15 +5,18 @@ Every run is one seed. What is checked all the time, by `Witness`:
 - no granule is under two key_IDs,
 - no key_ID is delivered twice to the SAE that draws it,
 - both sides have the same bytes for every id,
-- only the SAE that the master named gets a key.
+- only the SAE that the master named gets a key,
+- no key expires before its lifetime is over, though frontiers come late and twice.
 
 And at the end of each run: what a master was given, and no failed draw may have
-burnt, can still be drawn; what status promises can be had.
+burnt, can still be drawn; what status promises can be had; once all is used up,
+and a lifetime later, nothing can be drawn and neither KME holds any key bytes.
 """
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,7 +32,10 @@ from kme.errors import (
     UnavailableError,
 )
 from kme.ids import KeyId, KmeId, SaeId
+from kme.pairing.expiry import KeyExpiry
+from kme.pairing.pair import PairEnd, PeerConfig
 from kme.store.memory import MemoryStore
+from kme.store.records import Frontier
 from kme.supply.ports import Key
 from kme.supply.supply import LinkSupply, SupplyLimits
 from simulation import (
@@ -66,6 +72,7 @@ class Issued:
     master: SaeId
     slave: SaeId
     key: Key
+    asked_s: float
     is_drawn: bool = False
     may_be_burnt: bool = False
 
@@ -78,11 +85,11 @@ class Witness:
         self.n_drawn = 0
         self._book = GranuleBook()
 
-    def saw_new(self, master: SaeId, slave: SaeId, keys: list[Key]) -> None:
+    def saw_new(self, master: SaeId, slave: SaeId, keys: list[Key], asked_s: float) -> None:
         for key in keys:
             assert key.key_id not in self.issued
             self._book.note(key.key_id)
-            self.issued[key.key_id] = Issued(master, slave, key)
+            self.issued[key.key_id] = Issued(master, slave, key, asked_s)
 
     def saw_drawn(self, master: SaeId, caller: SaeId, keys: list[Key]) -> None:
         for key in keys:
@@ -114,6 +121,12 @@ class Process:
     supply: LinkSupply
     liveness: SimulatedLiveness
     fuse: Fuse
+    store: CrashingStore
+    expiry: KeyExpiry
+    expiring: "asyncio.Task[None]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.expiring = asyncio.create_task(self.expiry.run())
 
 
 @dataclass
@@ -128,11 +141,14 @@ class Weather:
         Probability that the supply's heartbeat is refused.
     max_pause_s
         Every call to a store takes up to so long.
+    lifetime_s
+        How long keys may be drawn.
     """
 
     unavailable: float = 0.0
     refused_heartbeat: float = 0.0
     max_pause_s: float = 0.0
+    lifetime_s: int = 3600
 
 
 @dataclass
@@ -162,21 +178,26 @@ class Site:
 
     async def start(self, blows_at: int | None = None) -> None:
         """Begin a new life; what the old one still tries comes to nothing."""
+        if self.n_lives:
+            self.process.expiring.cancel()
         self.store = self.store.reopened()
         self.n_lives += 1
         fuse = Fuse(blows_at)
         faults = StoreFaults(self.pause, self.weather.unavailable, self.rng)
         liveness = SimulatedLiveness()
         liveness._pause = self.maybe_refuse(liveness)
+        store = CrashingStore(self.store, fuse, faults)
         supply = LinkSupply(
             directory_of(self.kme),
-            CrashingStore(self.store, fuse, faults),
+            store,
             liveness,
             self.clock,
             f"worker-{self.n_lives}",
             SupplyLimits(cache_bytes=4096),
         )
-        self.process = Process(supply, liveness, fuse)
+        config = PeerConfig(B if self.kme == A else A, {}, lifetime_s=self.weather.lifetime_s)
+        expiry = KeyExpiry(PairEnd(self.kme, config, store, self.clock))
+        self.process = Process(supply, liveness, fuse, store, expiry)
         while True:
             try:
                 await supply.open()
@@ -208,7 +229,8 @@ class World:
         return self._blocks
 
     async def begin(self, n_blocks: int) -> None:
-        self._blocks = BlockMaker(tuple(site.store for site in self.sites.values()), self.rng)
+        stores = tuple(site.store for site in self.sites.values())
+        self._blocks = BlockMaker(stores, self.rng, lifetime_s=self.weather.lifetime_s)
         for _ in range(n_blocks):
             await self.add_block()
         for site in self.sites.values():
@@ -232,11 +254,12 @@ class World:
         return answer
 
     async def get_new(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
+        asked_s = self.clock.now_s()
         keys = await self.call(
             HOMES[master], lambda supply: supply.new_keys(master, slave, n_keys, n_bytes)
         )
         assert [len(key.key) for key in keys] == [n_bytes] * n_keys
-        self.witness.saw_new(master, slave, keys)
+        self.witness.saw_new(master, slave, keys, asked_s)
         return keys
 
     async def get_drawn(self, master: SaeId, caller: SaeId, key_ids: list[KeyId]) -> list[Key]:
@@ -252,6 +275,9 @@ class World:
         assert [key.key_id for key in keys] == key_ids
         self.witness.saw_drawn(master, caller, keys)
         return keys
+
+    def may_be_expired(self, issued: Issued) -> bool:
+        return self.clock.now_s() >= issued.asked_s + self.weather.lifetime_s
 
     async def master(self, master: SaeId, slaves: tuple[SaeId, ...], n_calls: int) -> None:
         """Ask for new keys again and again."""
@@ -278,7 +304,10 @@ class World:
             except UnavailableError:
                 continue
             except KeyNotFoundError:
-                assert any(issued.may_be_burnt or issued.is_drawn for issued in wanted)
+                assert any(
+                    issued.may_be_burnt or issued.is_drawn or self.may_be_expired(issued)
+                    for issued in wanted
+                )
 
     async def thief(self, thief: SaeId, n_calls: int) -> None:
         """Try ids of others, ids with another place or tag, and ids drawn before."""
@@ -311,19 +340,35 @@ class World:
             await self.clock.sleep(self.rng.uniform(0, 0.4))
             await self.add_block()
 
+    async def frontiers(self, sender: KmeId, receiver: KmeId) -> None:
+        """Carry what heartbeats say of blocks, sometimes late, lost or once more."""
+        said = [Frontier()]
+        while True:
+            await self.clock.sleep(self.rng.uniform(0, 0.6))
+            process = self.sites[sender].process
+            if not process.fuse.is_blown:
+                with suppress(UnavailableError, SimulatedCrash):
+                    said.append(await process.store.frontier(receiver))
+            await self.clock.sleep(self.rng.uniform(0, 0.6))
+            if self.rng.random() < 0.8:
+                heard = said[-1] if self.rng.random() < 0.7 else self.rng.choice(said)
+                self.sites[receiver].process.expiry.heard(heard)
+
     def heal(self) -> None:
         """Let nothing go wrong any more."""
         self.weather.unavailable = self.weather.refused_heartbeat = 0.0
         for site in self.sites.values():
-            if isinstance(store := site.process.supply._store, CrashingStore):
-                store.faults.unavailable = 0.0
+            site.process.store.faults.unavailable = 0.0
 
     async def check_promises(self) -> None:
         """Draw everything that can't have been burnt; take what status promises."""
         for slave in HOMES:
             for issued in self.witness.waiting(slave):
                 if not issued.may_be_burnt:
-                    await self.get_drawn(issued.master, slave, [issued.key.key_id])
+                    try:
+                        await self.get_drawn(issued.master, slave, [issued.key.key_id])
+                    except KeyNotFoundError:
+                        assert self.may_be_expired(issued)
         for master, slave in ((ALICE, BOB), (BOB, ALICE)):
             supply = self.sites[HOMES[master]].process.supply
             for n_bytes in self.rng.sample(SIZES, 4):
@@ -339,6 +384,24 @@ class World:
                 await self.get_new(master, slave, n_promised, 8)
             with pytest.raises(OutOfKeysError):
                 await self.get_new(master, slave, n_promised + 1, 8)
+
+    async def check_the_end(self) -> None:
+        """Wait for a lifetime after all was used up: nothing is left of any key then."""
+        for site in self.sites.values():
+            await site.process.supply.close()
+            await site.start()
+        for kme, other in ((A, B), (B, A)):
+            frontier = await self.sites[other].store.frontier(kme)
+            self.sites[kme].process.expiry.heard(frontier)
+        await self.clock.sleep(self.weather.lifetime_s * 1.1 + 130)
+        for slave in HOMES:
+            for issued in self.witness.waiting(slave):
+                with pytest.raises(KeyNotFoundError):
+                    await self.get_drawn(issued.master, slave, [issued.key.key_id])
+        for kme, other in ((A, B), (B, A)):
+            for number in range(1, self._blocks.number + 1):
+                assert await self.sites[kme].store.block(other, number) is None
+            assert await self.sites[kme].store.incidents(10) == []
 
 
 async def _ask_for(master: SaeId, caller: SaeId, key_id: KeyId, supply: LinkSupply) -> list[Key]:
@@ -356,6 +419,10 @@ async def _live(world: World, *, with_crashes: bool) -> None:
     """Let everybody do their worst for some seconds, then check what was promised."""
     asyncio.get_running_loop().set_exception_handler(_ignore_crashes)
     await world.begin(n_blocks=6)
+    frontiers = [
+        asyncio.create_task(world.frontiers(sender, receiver))
+        for sender, receiver in ((A, B), (B, A))
+    ]
     guards = []
     if with_crashes:
         for site in world.sites.values():
@@ -389,6 +456,9 @@ async def _live(world: World, *, with_crashes: bool) -> None:
         await site.start()
     await world.add_block()
     await world.check_promises()
+    for carrier in frontiers:
+        carrier.cancel()
+    await world.check_the_end()
 
 
 def _run(seed: int, weather: Weather, *, with_crashes: bool) -> Witness:
@@ -417,6 +487,16 @@ def test_stores_that_fail_with_unknown_outcome_repeat_no_key(seed: int) -> None:
 def test_processes_that_die_repeat_no_key(seed: int) -> None:
     weather = Weather(unavailable=0.02, refused_heartbeat=0.05, max_pause_s=0.02)
     assert _run(seed, weather, with_crashes=True).n_drawn > 5
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_keys_that_nobody_draws_expire_and_not_before_their_lifetime(seed: int) -> None:
+    weather = Weather(
+        unavailable=0.02, refused_heartbeat=0.05, max_pause_s=0.02, lifetime_s=1 + seed % 4
+    )
+    witness = _run(seed, weather, with_crashes=seed % 2 == 0)
+    assert witness.n_drawn > 5
+    assert not all(issued.is_drawn for issued in witness.issued.values())
 
 
 def _steps_of(scenario: Callable[[World], Awaitable[None]], kme: KmeId) -> int:

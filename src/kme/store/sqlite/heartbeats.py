@@ -12,14 +12,9 @@ def heartbeat(tx: Transaction, peer: KmeId) -> HeartbeatRecord:
     return HeartbeatRecord() if found is None else HeartbeatRecord(*found)
 
 
-def begin(tx: Transaction, peer: KmeId, nonce: str) -> HeartbeatRecord:
+def begin(tx: Transaction, peer: KmeId, nonce: str, accepted: str | None) -> HeartbeatRecord:
     """Write that a heartbeat is about to be sent, and return the record."""
-    return _write(tx, peer, rules.begun(heartbeat(tx, peer), nonce))
-
-
-def acknowledge(tx: Transaction, peer: KmeId, nonce: str) -> None:
-    """Note that the peer accepted the pending heartbeat."""
-    _write(tx, peer, rules.acknowledged(heartbeat(tx, peer), nonce))
+    return _write(tx, peer, rules.begun(heartbeat(tx, peer), nonce, accepted))
 
 
 def accept(tx: Transaction, peer: KmeId, nonce: str, acknowledged: str | None) -> HeartbeatRecord:

@@ -209,13 +209,11 @@ class SqliteStore:
         """Return the pair's heartbeat record, freshly read."""
         return await self._writer.call(heartbeats.heartbeat, peer)
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent, and return the record."""
-        return await self._writer.call(heartbeats.begin, peer, nonce)
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
-        await self._writer.call(heartbeats.acknowledge, peer, nonce)
+        return await self._writer.call(heartbeats.begin, peer, nonce, accepted)
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None

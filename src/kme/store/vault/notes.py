@@ -48,15 +48,11 @@ class HeartbeatState:
             "begun": self.n_begun,
         }
 
-    def begin(self, nonce: str) -> HeartbeatRecord:
+    def begin(self, nonce: str, accepted: str | None) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent."""
-        self.record = rules.begun(self.record, nonce)
+        self.record = rules.begun(self.record, nonce, accepted)
         self.n_begun += 1
         return self.record
-
-    def acknowledge(self, nonce: str) -> None:
-        """Note that the peer accepted the pending heartbeat."""
-        self.record = rules.acknowledged(self.record, nonce)
 
     def accept(self, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""

@@ -216,15 +216,12 @@ class VaultStore:
         async with self._call():
             return (await self._heartbeats[peer,].read()).record
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent, and return the record."""
         async with self._call():
-            return await self._heartbeats[peer,].change(lambda state: state.begin(nonce))
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
-        async with self._call():
-            await self._heartbeats[peer,].change(lambda state: state.acknowledge(nonce))
+            return await self._heartbeats[peer,].change(lambda state: state.begin(nonce, accepted))
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None

@@ -35,7 +35,7 @@ async def _every_call(store: SqliteStore) -> None:
     await add_block(store, 4)
     await store.raise_peer_settled(B, 4)
     await store.raise_floors(B, 4, 4)
-    await store.begin_heartbeat(B, "n")
+    await store.begin_heartbeat(B, "n", None)
     await store.held(B, [ref(5)])
     await store.inbox(B, LINK, ref(3), 10)
     await everything(store)

@@ -99,7 +99,7 @@ def test_a_failing_call_undoes_only_what_it_did_itself(tmp_path: Path) -> None:
             store.draw(B, [GranuleRange(1, 8, 9)]),
             store._writer.call(write_and_fail),
             store.draw(B, [GranuleRange(1, 8, 9)]),
-            store.begin_heartbeat(B, "mine"),
+            store.begin_heartbeat(B, "mine", None),
             store.settle(B, Settlement(proposal(1, owner=B), Verdict.VOID), None),
             store.draw(B, [GranuleRange(1, 9, 10)]),
             return_exceptions=True,
@@ -150,7 +150,7 @@ def test_a_defect_reaches_its_caller_and_the_store_lives_on(tmp_path: Path) -> N
 def test_what_no_column_can_hold_is_refused_as_input(tmp_path: Path) -> None:
     async def story(store: SqliteStore) -> None:
         with pytest.raises(InputError):
-            await store.begin_heartbeat(B, "\ud800")
+            await store.begin_heartbeat(B, "\ud800", None)
         with pytest.raises(InputError):
             await store.inbox(B, LINK, None, 2**70)
         await store.record_incident(Incident(B, IncidentKind.UNEQUAL_BLOCK, 1.0, "odd \ud800"))
@@ -169,7 +169,7 @@ def test_if_the_whole_transaction_falls_no_call_of_it_is_acknowledged(tmp_path: 
         answers = await asyncio.gather(
             store.draw(B, [GranuleRange(1, 8, 9)]),
             store._writer.call(fall),
-            store.begin_heartbeat(B, "n"),
+            store.begin_heartbeat(B, "n", None),
             return_exceptions=True,
         )
         assert [type(answer) for answer in answers] == [StoreUnavailableError] * 3
@@ -189,7 +189,7 @@ def test_draws_are_not_acknowledged_if_their_ledger_cannot_be_written(tmp_path: 
         )
         answers = await asyncio.gather(
             store.draw(B, [GranuleRange(1, 8, 9)]),
-            store.begin_heartbeat(B, "n"),
+            store.begin_heartbeat(B, "n", None),
             return_exceptions=True,
         )
         assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
@@ -237,7 +237,7 @@ def test_a_caller_that_gives_up_waiting_disturbs_nobody(tmp_path: Path) -> None:
     async def story(store: SqliteStore) -> None:
         go_on = threading.Event()
         held_up = asyncio.create_task(store._writer.call(lambda tx: go_on.wait(5)))
-        given_up = asyncio.create_task(store.begin_heartbeat(B, "n"))
+        given_up = asyncio.create_task(store.begin_heartbeat(B, "n", None))
         waiting = asyncio.create_task(store.heartbeat(B))
         await asyncio.sleep(0.01)
         given_up.cancel()

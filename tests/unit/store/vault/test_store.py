@@ -286,14 +286,13 @@ class TestHeartbeats:
     async def test_each_step_is_one_write(self) -> None:
         documents = Counted()
         store = await VaultStore.open(A, documents, DIGEST_KEY)
-        await store.begin_heartbeat(B, "n1")
+        await store.begin_heartbeat(B, "n1", None)
         documents.taken()
-        await store.begin_heartbeat(B, "n1")
-        await store.acknowledge_heartbeat(B, "n1")
-        await store.begin_heartbeat(B, "n2")
+        await store.begin_heartbeat(B, "n1", None)
+        await store.begin_heartbeat(B, "n2", "n1")
         await store.accept_heartbeat(B, "p1", None)
         await store.accept_heartbeat(B, "p2", "p1")
-        assert documents.taken() == ["write"] * 5
+        assert documents.taken() == ["write"] * 4
 
     @in_loop
     async def test_a_refusal_is_judged_on_a_fresh_reading(self) -> None:
@@ -311,14 +310,13 @@ class TestHeartbeats:
     async def test_a_store_that_is_put_back_under_a_running_process_shows(self) -> None:
         documents = Counted()
         store = await VaultStore.open(A, documents, DIGEST_KEY)
-        await store.begin_heartbeat(B, "n1")
+        await store.begin_heartbeat(B, "n1", None)
         await store.accept_heartbeat(B, "p1", None)
         backup = documents.copy()
-        await store.acknowledge_heartbeat(B, "n1")
+        await store.begin_heartbeat(B, "n2", "n1")
         await store.accept_heartbeat(B, "p2", "p1")
-        await store.begin_heartbeat(B, "n2")
         documents.put_back(backup)
-        assert await store.begin_heartbeat(B, "n3") == HeartbeatRecord("n1", None, "p1")
+        assert await store.begin_heartbeat(B, "n3", "n2") == HeartbeatRecord("n1", None, "p1")
         assert (await store.accept_heartbeat(B, "p3", "p2")).heard == "p1"
 
 
