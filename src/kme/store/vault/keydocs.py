@@ -32,6 +32,11 @@ def block_path(peer: KmeId, number: int) -> str:
     return f"blocks/{peer}/{number}"
 
 
+def is_own(kme: KmeId, peer: KmeId, about: Mapping[str, Any]) -> bool:
+    """Return whether a KME allocates from this block, and draws nothing of it."""
+    return peer != kme and about.get("owner") == kme
+
+
 @dataclass(frozen=True, slots=True)
 class KeyDocs:
     """Makes and reads the documents that hold key bytes.

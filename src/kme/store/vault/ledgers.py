@@ -9,6 +9,7 @@ from kme.errors import IntegrityError
 from kme.ids import KmeId
 from kme.store.ledger import Ledger
 from kme.store.vault.cell import DocumentStore
+from kme.store.vault.keydocs import block_path
 
 
 def ledger_path(peer: KmeId, number: int) -> str:
@@ -37,9 +38,21 @@ class KeptLedger:
             "drawn": base64.b64encode(self.ledger.to_bytes()).decode("ascii"),
         }
 
+    def ended_before(self, open_from: int | None) -> "KeptLedger":
+        """Return it with all granules before this one drawn, all if None; not written yet."""
+        n_granules = self.ledger.n_granules
+        n_ended = n_granules if open_from is None else min(open_from, n_granules)
+        return self.marked(replace(self.ledger, drawn=self.ledger.drawn | (1 << n_ended) - 1))
+
     def marked(self, ledger: Ledger) -> "KeptLedger":
         """Return it with another ledger, not written yet."""
         return replace(self, ledger=ledger)
+
+
+async def forget_block(documents: DocumentStore, peer: KmeId, number: int) -> None:
+    """Remove all that is left of a block, so that its paths are free again."""
+    await documents.forget(block_path(peer, number))
+    await documents.forget(ledger_path(peer, number))
 
 
 async def read_ledger(documents: DocumentStore, peer: KmeId, number: int) -> KeptLedger | None:

@@ -2,8 +2,8 @@
 
 import json
 
-from kme.store.records import RESERVED_GRANULES, Claim, GranuleRange
-from kme.store.vault.roomstate import MAX_FRONT, MAX_REMAINDERS, PAGE_BLOCKS, Page, RoomState
+from kme.store.records import MAX_OPEN_FROM, RESERVED_GRANULES, Claim, GranuleRange
+from kme.store.vault.roomstate import MAX_FRONT, PAGE_BLOCKS, Page, RoomState
 
 WISH = Claim("0" * 32, "w", GranuleRange(0, 8, 9))
 
@@ -62,14 +62,14 @@ def test_a_page_is_absorbed_once() -> None:
 
 
 def test_of_too_many_remainders_the_smallest_are_given_up() -> None:
-    room = stocked(MAX_REMAINDERS + 5)
-    for number in range(MAX_REMAINDERS + 5):
+    room = stocked(MAX_OPEN_FROM + 5)
+    for number in range(MAX_OPEN_FROM + 5):
         one = room.blocks[number + 1]
         one.mark = RESERVED_GRANULES + 1 + number % 100
     claim = room.take(WISH, (1, 1))
     assert claim is not None
     room.give_back(claim, claim.reserved.stop)
-    assert len(room.blocks) == MAX_REMAINDERS
+    assert len(room.blocks) == MAX_OPEN_FROM
     assert len(room.spent) == 5
 
 
@@ -88,13 +88,13 @@ def test_what_a_killed_try_added_is_replaced_until_something_was_claimed_of_it()
     assert room.stock().blocks_by_room == {120: 2, 56: 1}
     room.put(3, None)
     assert room.stock().blocks_by_room == {120: 2}
-    room.put(4, 64)
-    claim = room.take(WISH, (1, 5))
+    room.put(4, 256)
+    claim = room.take(WISH, (200, 200))
     assert claim is not None
     assert claim.reserved.block_number == 4
     room.put(4, 128)
     room.put(2, None)
-    assert room.stock().blocks_by_room == {120: 2, 51: 1}
+    assert room.stock().blocks_by_room == {120: 2, 48: 1}
 
 
 def test_a_floor_waits_until_the_pages_below_it_are_absorbed() -> None:
