@@ -1,22 +1,28 @@
 """rules - what every backend checks before it writes, so that all of them refuse alike."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from kme.errors import InputError, PairingError
-from kme.ids import KeyId
+from kme.ids import KeyId, KmeId
 from kme.secret import Secret
 from kme.store.records import (
     MAX_BLOCK_BYTES,
+    MAX_EXPIRIES,
+    MAX_OPEN_FROM,
     RESERVED_BYTES,
     Claim,
+    Expiry,
+    Frontier,
     HeartbeatRecord,
     PairingRecord,
     Proposal,
     Settlement,
     Verdict,
 )
+from kme.units import GRANULE_BYTES
 
 MAX_NUMBER: Final = (1 << KeyId.NUMBER_BITS) - 1
 """The highest block number that a key_ID can carry."""
@@ -192,6 +198,56 @@ def shut_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
 def opened_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
     """Return which numbers became usable when marks rose: above the first, to the second."""
     return max(before.peer_settled, after.floor_allocate), after.peer_settled
+
+
+def is_drawn_here(kme: KmeId, peer: KmeId, owner: KmeId) -> bool:
+    """Return whether keys of a pair's block are drawn at this KME, so that it has a ledger here.
+
+    Those of our own blocks are drawn at the peer, which alone knows what became of them.
+    """
+    return owner != kme or peer == kme
+
+
+def frontier(open_from: Mapping[int, int], record: PairingRecord) -> Frontier:
+    """Return the frontier of the own blocks of a pair.
+
+    Parameters
+    ----------
+    open_from
+        From number to the first granule that may still be allocated, of the
+        blocks of which something may: all, or one more than have a name.
+    record
+        The pair's.
+    """
+    if record.last is None:
+        return Frontier()
+    numbers = [*sorted(open_from), record.last.proposal.number + 1]
+    named = numbers[: min(MAX_OPEN_FROM, len(open_from))]
+    return Frontier(numbers[len(named)], {number: open_from[number] for number in named})
+
+
+def notes(waiting: Sequence[Expiry], expiry: Expiry) -> bool:
+    """Return whether an expiry is to be noted; False if it is the last one that waits.
+
+    Raises
+    ------
+    InputError
+        If `MAX_EXPIRIES` wait already, it is due before the last of them, or
+        it names a time, block or granule that cannot be.
+    """
+    if waiting and waiting[-1] == expiry:
+        return False
+    frontier = expiry.frontier
+    last_granule = max(frontier.open_from.values(), default=0)
+    if frontier.number > MAX_NUMBER + 1 or last_granule > MAX_BLOCK_BYTES // GRANULE_BYTES:
+        raise InputError("an expiry names a block or granule that no key_ID can")
+    if not math.isfinite(expiry.due_unix_s):
+        raise InputError(f"an expiry cannot be due at {expiry.due_unix_s}")
+    if len(waiting) >= MAX_EXPIRIES:
+        raise InputError(f"{MAX_EXPIRIES} expiries wait: carry out what is due, then note more")
+    if waiting and expiry.due_unix_s < waiting[-1].due_unix_s:
+        raise InputError("an expiry cannot be due before the one that was noted last")
+    return True
 
 
 def begun(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:

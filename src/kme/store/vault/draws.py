@@ -13,6 +13,7 @@ from kme.store import rules
 from kme.store.ledger import Ledger, draw_all
 from kme.store.records import GranuleRange
 from kme.store.vault.cell import MAX_TRIES, DocumentStore, all_of, busy
+from kme.store.vault.keydocs import is_drawn_here
 from kme.store.vault.ledgers import KeptLedger, ledger_path, read_ledger
 from kme.store.vault.rooms import Rooms
 
@@ -164,7 +165,7 @@ class Draws:
 
     def _ends_block(self, full: KeptLedger) -> bool:
         """Return whether a block is used up with its ledger; not if we still allocate from it."""
-        return self._peer == self._rooms.kme or full.about.get("owner") != self._rooms.kme
+        return is_drawn_here(self._rooms.kme, self._peer, full.about)
 
     async def _write(self, batch: Sequence[_Draw], changed: Mapping[int, KeptLedger]) -> bool:
         """Write ledgers; False if one of them was written by somebody else before."""

@@ -40,7 +40,7 @@ from kme.ids import KmeId
 from kme.store.records import Expiry, Frontier
 from kme.store.vault.cell import MAX_TRIES, Cell, Cells, DocumentStore, all_of, busy
 from kme.store.vault.expirystate import ExpiryState
-from kme.store.vault.keydocs import TOMBSTONE, block_path, is_own
+from kme.store.vault.keydocs import TOMBSTONE, block_path, is_drawn_here
 from kme.store.vault.ledgers import KeptLedger, forget_block, ledger_path, read_ledger
 from kme.store.vault.pairing import Pairing
 from kme.store.vault.rooms import Rooms
@@ -174,7 +174,7 @@ class Expiring:
             if kept is None:
                 return 0, False
             ended = kept.ended_before(open_from)
-            n_expired = ended.ledger.drawn.bit_count() - kept.ledger.drawn.bit_count()
+            n_expired = kept.ledger.n_free - ended.ledger.n_free
             try:
                 if not ended.is_full:
                     if n_expired:
@@ -191,8 +191,10 @@ class Expiring:
         """Overwrite a block's bytes, then its ledger, if that is what it was."""
         path = block_path(peer, number)
         found = await self._documents.read(path)
+        data = {} if found is None else found.data
         # An own block may stand beside a ledger that a killed try left.
-        if found is not None and found.data and not is_own(self._rooms.kme, peer, found.data):
+        is_ended = is_drawn_here(self._rooms.kme, peer, data)
+        if found is not None and data and is_ended:
             await self._documents.write(path, TOMBSTONE, found.version)
         if not kept.is_full:  # which is as good as a tombstone
             await self._documents.write(ledger_path(peer, number), TOMBSTONE, kept.version)

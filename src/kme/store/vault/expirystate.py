@@ -1,19 +1,14 @@
 """expirystate - expiries noted, and how far they were carried out: one document per pair."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from kme.errors import InputError
 from kme.store import rules
-from kme.store.records import MAX_BLOCK_BYTES, MAX_EXPIRIES, Expiry, Frontier
-from kme.units import GRANULE_BYTES
+from kme.store.records import Expiry, Frontier
 
 FORGET_AFTER_S: Final = 24 * 3600.0
 """So long after the floors passed a block, all that is left of it may be forgotten."""
-
-_MAX_GRANULE: Final = MAX_BLOCK_BYTES // GRANULE_BYTES
 
 
 @dataclass(slots=True)
@@ -82,16 +77,10 @@ class ExpiryState:
         Raises
         ------
         InputError
-            If it cannot be, is due before the last one, or too many wait.
+            As in `kme.store.rules.notes`.
         """
-        if self.noted and self.noted[-1] == expiry:
-            return
-        _check(expiry)
-        if self.noted and expiry.due_unix_s < self.noted[-1].due_unix_s:
-            raise InputError("an expiry is due before the one that was noted last")
-        if len(self.noted) >= MAX_EXPIRIES:
-            raise InputError(f"{MAX_EXPIRIES} expiries wait already: carry out those that are due")
-        self.noted.append(expiry)
+        if rules.notes(self.noted, expiry):
+            self.noted.append(expiry)
 
     def due(self, now_unix_s: float) -> list[Expiry]:
         """Return the expiries that are due, in order."""
@@ -128,13 +117,3 @@ class ExpiryState:
     def forget(self, number: int) -> None:
         """Take note that all up to a number was forgotten."""
         self.forgotten = max(self.forgotten, min(number, self.passed))
-
-
-def _check(expiry: Expiry) -> None:
-    """Refuse what no peer's frontier and no clock can say."""
-    frontier = expiry.frontier
-    if not math.isfinite(expiry.due_unix_s):
-        raise InputError("an expiry is never due")
-    is_number = 0 <= frontier.number <= rules.MAX_NUMBER + 1
-    if not is_number or any(granule > _MAX_GRANULE for granule in frontier.open_from.values()):
-        raise InputError("a frontier names a block or granule that cannot be")

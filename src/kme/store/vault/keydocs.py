@@ -17,6 +17,7 @@ from kme.encoding import encode_fields
 from kme.errors import IntegrityError
 from kme.ids import KmeId, SourceId
 from kme.secret import Secret
+from kme.store import rules
 from kme.store.records import FinalKey, FinalKeyRef, KeyBlock, SourceClass
 
 TOMBSTONE: Final[Mapping[str, Any]] = {}
@@ -32,9 +33,9 @@ def block_path(peer: KmeId, number: int) -> str:
     return f"blocks/{peer}/{number}"
 
 
-def is_own(kme: KmeId, peer: KmeId, about: Mapping[str, Any]) -> bool:
-    """Return whether a KME allocates from this block, and draws nothing of it."""
-    return peer != kme and about.get("owner") == kme
+def is_drawn_here(kme: KmeId, peer: KmeId, about: Mapping[str, Any]) -> bool:
+    """Return whether keys of a block are drawn here, by what a document tells about it."""
+    return "owner" not in about or rules.is_drawn_here(kme, peer, about["owner"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class KeptLedger:
     @property
     def is_full(self) -> bool:
         """Whether all granules were drawn."""
-        return self.ledger.drawn == (1 << self.ledger.n_granules) - 1
+        return self.ledger.is_full
 
     def to_data(self) -> dict[str, Any]:
         """Return the document."""
@@ -40,9 +40,8 @@ class KeptLedger:
 
     def ended_before(self, open_from: int | None) -> "KeptLedger":
         """Return it with all granules before this one drawn, all if None; not written yet."""
-        n_granules = self.ledger.n_granules
-        n_ended = n_granules if open_from is None else min(open_from, n_granules)
-        return self.marked(replace(self.ledger, drawn=self.ledger.drawn | (1 << n_ended) - 1))
+        upto = self.ledger.n_granules if open_from is None else open_from
+        return self.marked(self.ledger.expired(upto))
 
     def marked(self, ledger: Ledger) -> "KeptLedger":
         """Return it with another ledger, not written yet."""

@@ -28,7 +28,7 @@ from kme.store.records import (
 )
 from kme.store.vault.cell import MAX_TRIES, DocumentStore, all_of, busy
 from kme.store.vault.inbox import Inbox
-from kme.store.vault.keydocs import TOMBSTONE, KeyDocs, block_path, is_own
+from kme.store.vault.keydocs import TOMBSTONE, KeyDocs, block_path
 from kme.store.vault.ledgers import KeptLedger, forget_block, ledger_path
 from kme.store.vault.pairs import PairState
 from kme.store.vault.rooms import Rooms
@@ -219,11 +219,11 @@ class Pairing:
         An own block gets no ledger: its keys are drawn at the other KME.
         """
         about = self._keydocs.about(peer, block)
-        is_ours = is_own(self._keydocs.kme, peer, about)
+        is_drawn_here = rules.is_drawn_here(self._keydocs.kme, peer, block.owner)
         ledger = KeptLedger(Ledger.fresh(block.n_granules), about, 0)
         wanted: dict[str, Mapping[str, Any]] = {
             block_path(peer, block.number): self._keydocs.of_block(peer, block),
-            ledger_path(peer, block.number): TOMBSTONE if is_ours else ledger.to_data(),
+            ledger_path(peer, block.number): ledger.to_data() if is_drawn_here else TOMBSTONE,
         }
         found = await all_of(*(self._create(path, data) for path, data in wanted.items()))
         others = dict(zip(wanted, found, strict=True))
@@ -234,8 +234,8 @@ class Pairing:
             for path, other in others.items():
                 if other:
                     await self._documents.write(path, wanted[path], other)
-        is_allocated = block.owner == self._keydocs.kme
-        await self._rooms.put(peer, block.number, block.n_granules if is_allocated else None)
+        is_own = block.owner == self._keydocs.kme
+        await self._rooms.put(peer, block.number, block.n_granules if is_own else None)
         return version
 
     async def _create(self, path: str, data: Mapping[str, Any]) -> int:

@@ -10,7 +10,7 @@ from kme.errors import ConflictError, IntegrityError, KmeError, StoreUnavailable
 from kme.ids import KmeId
 from kme.store.records import RESERVED_GRANULES, Claim, GranuleRange, Stock
 from kme.store.vault.cell import MAX_TRIES, Cell, Cells, DocumentStore, all_of
-from kme.store.vault.keydocs import TOMBSTONE, block_path, is_own
+from kme.store.vault.keydocs import TOMBSTONE, block_path, is_drawn_here
 from kme.store.vault.ledgers import read_ledger
 from kme.store.vault.roomstate import Page, RoomState
 
@@ -175,7 +175,7 @@ class Rooms:
         found = await self._documents.read(path)
         if found is None or not found.data:
             return True
-        if not is_own(self.kme, peer, found.data):
+        if is_drawn_here(self.kme, peer, found.data):
             ledger = await read_ledger(self._documents, peer, number)
             if ledger is not None and not ledger.is_full:
                 return False
