@@ -189,23 +189,25 @@ class TestOutage:
         async def main() -> None:
             async with store_of(real_vault, mount) as store:
                 await add_block(store, 1)
-                await store.raise_peer_settled(B, 1)
+                await add_block(store, 2, owner=B)
+                await store.raise_peer_settled(B, 2)
                 kept = await claim(store, 5)
                 await patiently(real_vault.seal)
                 for call in (
                     store.claim(B, "w", 5, 5),
-                    store.draw(B, [GranuleRange(1, 8, 9)]),
+                    store.draw(B, [GranuleRange(2, 8, 9)]),
                     store.ingest(B, LINK, Epoch(3), [some_key(8)]),
                     store.pairing(B),
-                    store.settle(B, Settlement(proposal(2), Verdict.VOID), None),
+                    store.settle(B, Settlement(proposal(3), Verdict.VOID), None),
                 ):
                     with pytest.raises(StoreUnavailableError):
                         await call
                 await patiently(real_vault.unseal)
                 assert (await claim(store, 5)).reserved == GranuleRange(1, 13, 18)
-                await store.draw(B, [kept.reserved])
+                assert kept.reserved == GranuleRange(1, 8, 13)
+                await store.draw(B, [GranuleRange(2, 9, 10)])
                 assert await store.ingest(B, LINK, Epoch(3), [some_key(8)])
-                await store.settle(B, Settlement(proposal(2), Verdict.VOID), None)
+                await store.settle(B, Settlement(proposal(3), Verdict.VOID), None)
                 assert await rooms(store) == {110: 1}
 
         asyncio.run(main())
