@@ -69,9 +69,9 @@ class Draws:
     -----
     A ledger that a paused worker brings back after it was forgotten has version 1
     (`kme.store.vault.expiring`). So one of that version is not kept in memory, and
-    the floor, which had passed it by then, is read after it. All others are those
-    that were made in pairing, and the floor says nothing about them that their
-    next version doesn't.
+    the floor, which had passed it by then, is read after it. Any other is the one
+    made in pairing; whatever has ended it wrote a next version, or removed it, and
+    check-and-set fails.
     """
 
     def __init__(
