@@ -168,7 +168,7 @@ class Expiring:
             try:
                 kept = await read_ledger(self._documents, peer, number)
             except IntegrityError as error:
-                # Nothing can be drawn by it, and it stays for whoever looks into it.
+                # Nothing can be drawn by it; it stays until it is forgotten, to be looked into.
                 _logger.error("a ledger cannot be read", extra={"error": str(error)})
                 return 0, False
             if kept is None:

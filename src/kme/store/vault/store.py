@@ -245,10 +245,13 @@ class VaultStore:
     async def expire(self, peer: KmeId, now_unix_s: float) -> int:
         """Carry out the expiries that are due; return how many granules expired."""
         async with self._call():
+            n_expired = None
             try:
-                return await self._expiring.expire(peer, now_unix_s)
+                n_expired = await self._expiring.expire(peer, now_unix_s)
             finally:
-                self._draws_of(peer).forget()
+                if n_expired != 0:
+                    self._draws_of(peer).forget()
+            return n_expired
 
     # Heartbeats
 
