@@ -18,6 +18,9 @@ path "kme/data/blocks/*" {
 path "kme/data/ledgers/*" {
   capabilities = ["create", "read", "update"]
 }
+path "kme/data/expiry/*" {
+  capabilities = ["create", "read", "update"]
+}
 path "kme/data/heartbeats/*" {
   capabilities = ["create", "read", "update"]
 }

@@ -26,6 +26,7 @@ DOCUMENTS = (
     "room/kme-2/part",
     "blocks/kme-2/1",
     "ledgers/kme-2/1",
+    "expiry/kme-2",
     "heartbeats/kme-2",
     "incidents",
     "site/digest-key",
@@ -38,8 +39,8 @@ DOCUMENTS = (
 CREATES = {
     "watcher": ("inbox/", "index/"),
     "rest": (
-        *("inbox/", "index/", "pairs/", "room/", "blocks/", "ledgers/", "heartbeats/"),
-        *("incidents", "registry/", "lease"),
+        *("inbox/", "index/", "pairs/", "room/", "blocks/", "ledgers/", "expiry/"),
+        *("heartbeats/", "incidents", "registry/", "lease"),
     ),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
@@ -49,7 +50,7 @@ UPDATES = CREATES | {"watcher": ("index/",)}
 READS = {
     "watcher": ("index/", "site/digest-key"),
     "rest": (*CREATES["rest"], "site/"),
-    "inspect": ("index/", "pairs/", "ledgers/", "room/", "registry/", "incidents"),
+    "inspect": ("index/", "pairs/", "ledgers/", "room/", "expiry/", "registry/", "incidents"),
     "admin": CREATES["admin"],
     "metrics": (),
 }

@@ -17,6 +17,7 @@ from kme.encoding import encode_fields
 from kme.errors import IntegrityError
 from kme.ids import KmeId, SourceId
 from kme.secret import Secret
+from kme.store import rules
 from kme.store.records import FinalKey, FinalKeyRef, KeyBlock, SourceClass
 
 TOMBSTONE: Final[Mapping[str, Any]] = {}
@@ -30,6 +31,11 @@ def entry_path(peer: KmeId, ref: FinalKeyRef) -> str:
 def block_path(peer: KmeId, number: int) -> str:
     """Return where a block lies."""
     return f"blocks/{peer}/{number}"
+
+
+def is_drawn_here(kme: KmeId, peer: KmeId, about: Mapping[str, Any]) -> bool:
+    """Return whether keys of a block are drawn here, by what a document tells about it."""
+    return "owner" not in about or rules.is_drawn_here(kme, peer, about["owner"])
 
 
 @dataclass(frozen=True, slots=True)

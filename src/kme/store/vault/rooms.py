@@ -10,7 +10,7 @@ from kme.errors import ConflictError, IntegrityError, KmeError, StoreUnavailable
 from kme.ids import KmeId
 from kme.store.records import RESERVED_GRANULES, Claim, GranuleRange, Stock
 from kme.store.vault.cell import MAX_TRIES, Cell, Cells, DocumentStore, all_of
-from kme.store.vault.keydocs import TOMBSTONE, block_path
+from kme.store.vault.keydocs import TOMBSTONE, block_path, is_drawn_here
 from kme.store.vault.ledgers import read_ledger
 from kme.store.vault.roomstate import Page, RoomState
 
@@ -71,7 +71,7 @@ class Rooms:
         asked = Claim(secrets.token_hex(_NONCE_BYTES), worker, _NO_RANGE)
 
         def act(room: RoomState) -> Claim | Page | None:
-            return room.take(asked, (min_granules, want_granules)) or room.page_with(min_granules)
+            return room.page_before(min_granules) or room.take(asked, (min_granules, want_granules))
 
         for _ in range(MAX_TRIES):
             found = await self._cells[peer,].change(
@@ -159,7 +159,10 @@ class Rooms:
         """Change a room and destroy what is used up after it."""
 
         def both(room: RoomState) -> tuple[_T, list[int]]:
-            return act(room), sorted(room.spent | room.drawn)
+            outcome = act(room)
+            if peer == self.kme:
+                room.spent.clear()  # drawn here, too: these go with their ledgers
+            return outcome, sorted(room.spent | room.drawn)
 
         outcome, used = await self._cells[peer,].change(both)
         if used:
@@ -172,8 +175,7 @@ class Rooms:
         found = await self._documents.read(path)
         if found is None or not found.data:
             return True
-        is_ours = found.data.get("owner") == self.kme and peer != self.kme
-        if not is_ours:
+        if is_drawn_here(self.kme, peer, found.data):
             ledger = await read_ledger(self._documents, peer, number)
             if ledger is not None and not ledger.is_full:
                 return False

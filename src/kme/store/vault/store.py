@@ -11,8 +11,10 @@ from kme.secret import Secret
 from kme.store import rules
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -25,6 +27,7 @@ from kme.store.records import (
 )
 from kme.store.vault.cell import Cell, Cells, DocumentStore
 from kme.store.vault.draws import Draws
+from kme.store.vault.expiring import Expiring
 from kme.store.vault.inbox import Inbox
 from kme.store.vault.keydocs import KeyDocs
 from kme.store.vault.notes import HeartbeatState, IncidentState
@@ -63,6 +66,7 @@ class VaultStore:
         self._rooms = Rooms(kme, documents)
         self._pairing = Pairing(documents, keydocs, self._inbox, self._rooms)
         self._draws: dict[KmeId, Draws] = {}
+        self._expiring = Expiring(documents, self._pairing, self._rooms, self._pass_floors)
         self._heartbeats = Cells(lambda peer: Cell(documents, f"heartbeats/{peer}", HeartbeatState))
         self._incidents = Cell(documents, "incidents", IncidentState)
         self._n_calls = 0
@@ -87,7 +91,10 @@ class VaultStore:
         """Finish what is under way; refuse all calls from now on."""
         self._is_open = False
         await self._is_quiet.wait()
-        for kind in (self._inbox, self._rooms, self._heartbeats, self._incidents):
+        for kind in (
+            *(self._inbox, self._rooms, self._expiring),
+            *(self._heartbeats, self._incidents),
+        ):
             await kind.settled()
         for draws in self._draws.values():
             await draws.settled()
@@ -164,9 +171,17 @@ class VaultStore:
         rules.check_number(allocate)
         rules.check_number(draw)
         async with self._call():
-            await self._pairing.raise_floor_draw(peer, draw)
-            self._draws_of(peer).raise_floor(draw)
-            await self._rooms.raise_marks(peer, floor_allocate=allocate)
+            await self._raise_floors(peer, allocate, draw)
+            if draw > 0:
+                await self._expiring.destroy(peer)
+
+    async def _raise_floors(self, peer: KmeId, allocate: int, draw: int) -> None:
+        await self._pairing.raise_floor_draw(peer, draw)
+        self._draws_of(peer).raise_floor(draw)
+        await self._rooms.raise_marks(peer, floor_allocate=allocate)
+
+    async def _pass_floors(self, peer: KmeId, number: int) -> None:
+        await self._raise_floors(peer, number, number)
 
     # Supply
 
@@ -208,6 +223,35 @@ class VaultStore:
         if peer not in self._draws:
             self._draws[peer] = Draws(peer, self._documents, self._rooms, self._pairing.floor_draw)
         return self._draws[peer]
+
+    # Expiry
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks."""
+        async with self._call():
+            settled, _ = await self._pairing.settled_and_floor(peer)
+            return (await self._rooms.read(peer)).frontier(settled)
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        async with self._call():
+            return await self._expiring.expiries(peer)
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        async with self._call():
+            await self._expiring.note(peer, expiry)
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due; return how many granules expired."""
+        async with self._call():
+            n_expired = None
+            try:
+                n_expired = await self._expiring.expire(peer, now_unix_s)
+            finally:
+                if n_expired != 0:
+                    self._draws_of(peer).forget()
+            return n_expired
 
     # Heartbeats
 
