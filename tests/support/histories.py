@@ -125,7 +125,8 @@ class History:
     def by_key_id(self) -> dict[str, list[Event]]:
         """The events of each key_ID; upper and lower case are one id."""
         found: dict[str, list[Event]] = defaultdict(list)
-        for event in (*self.given, *self.asked):
+        events: list[Event] = [*self.given, *self.asked]
+        for event in events:
             found[event.key_id.lower()].append(event)
         return found
 
