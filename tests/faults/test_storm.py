@@ -8,9 +8,9 @@ import pytest
 
 from faulty_pair import FaultyPair
 from kme.pair import KME_IDS
+from kme.units import GRANULE_BYTES
 from sae_load import KEY_BYTES
 from store_audit import audit
-from kme.units import GRANULE_BYTES
 
 DURATION_S = float(os.environ.get("KME_FAULT_SECONDS", "20"))
 KILLS_PER_STORM = 70

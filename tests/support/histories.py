@@ -175,6 +175,7 @@ def is_linearizable(events: Sequence[Event]) -> bool:
     events
         All of one key_ID, in any order.
     """
+    events = _that_matter(events)
     everything = frozenset(range(len(events)))
     stack: list[tuple[frozenset[int], _State]] = [(everything, _FRESH)]
     tried = set(stack)
@@ -195,6 +196,23 @@ def is_linearizable(events: Sequence[Event]) -> bool:
     return False
 
 
+def _that_matter(events: Sequence[Event]) -> list[Event]:
+    """Leave out what makes no difference, so that many calls in vain don't take for ever.
+
+    What was refused together with other ids says nothing. Of the ambiguous
+    draws of one caller at most one took place, and whatever moment suits
+    another one suits the one that began first.
+    """
+    kept: list[Event] = []
+    first: dict[tuple[SaeId, SaeId], Asked] = {}
+    for event in sorted(events, key=lambda one: one.call_s):
+        if isinstance(event, Given) or event.outcome in {Outcome.OK, Outcome.REFUSED}:
+            kept.append(event)
+        elif event.outcome is Outcome.AMBIGUOUS:
+            first.setdefault((event.master, event.caller), event)
+    return [*kept, *first.values()]
+
+
 def _after(state: _State, event: Event) -> Iterable[_State]:
     """Return the states that an event can lead to; none if it is not allowed now."""
     given, is_drawn = state
@@ -211,9 +229,7 @@ def _after(state: _State, event: Event) -> Iterable[_State]:
             return [(given, True)] if is_right else []
         case Outcome.REFUSED:
             return [] if is_here else [state]
-        case Outcome.REFUSED_TOGETHER:
-            return [state]
-        case Outcome.AMBIGUOUS:
+        case _:
             return [(given, True)] if is_here else [state]
 
 

@@ -16,6 +16,7 @@ from kme.errors import (
     KeyNotFoundError,
     KmeError,
     NotEntitledError,
+    PeerUnavailableError,
     UnavailableError,
 )
 from kme.etsi014.client import DeliveredKey, Sae014Client
@@ -31,7 +32,7 @@ KEY_BYTES: Final = 32
 
 _MAX_KEYS: Final = 4
 _MAX_WAITING: Final = 200
-_PAUSE_S: Final = 0.1
+_PAUSE_S: Final = 0.2
 _MAX_TIMES: Final = 1000
 
 OpenClient = Callable[[SaeId], AbstractAsyncContextManager[Sae014Client]]
@@ -194,8 +195,9 @@ class SaeLoad:
             is_one = len(ticket.key_ids) == 1
             outcome = Outcome.REFUSED if is_one else Outcome.REFUSED_TOGETHER
         except (UnavailableError, HandshakeError) as error:
-            if error.__cause__ is not None and not _may_have_arrived(error):
-                return outcome
+            is_refused = isinstance(error, PeerUnavailableError)
+            if is_refused or isinstance(error.__cause__, httpx.ConnectError):
+                return outcome  # nothing was looked at: that says nothing about the key
         except KmeError as error:
             self.surprises.note(error)
         return_s = NEVER_S if outcome is Outcome.AMBIGUOUS else time.monotonic()

@@ -16,8 +16,8 @@ from typing import Any
 
 from histories import Given, History, Outcome
 from kme.ids import KeyId, KmeId
-from kme.pair import Pair
 from kme.pair import KmePlace as Place
+from kme.pair import Pair
 from kme.store.records import RESERVED_GRANULES
 from kme.units import GRANULE_BYTES
 
@@ -37,7 +37,25 @@ def _tables(place: Place) -> Iterator[sqlite3.Connection]:
 def open_granules(place: Place) -> int:
     """Return how many granules a KME that just died had claimed and not given back."""
     with _tables(place) as tables:
-        return int(tables.execute("SELECT coalesce(sum(stop - start), 0) FROM claims").fetchone()[0])
+        return int(
+            tables.execute("SELECT coalesce(sum(stop - start), 0) FROM claims").fetchone()[0]
+        )
+
+
+def is_at_rest(place: Place) -> bool:
+    """Whether a running KME has made blocks of all final keys that it was given."""
+    if list(place.epochs.iterdir()):
+        return False
+    open_work = (
+        "SELECT (SELECT count(*) FROM inbox)"
+        " + (SELECT count(*) FROM proposals WHERE state = 'open')"
+        " + (SELECT count(*) FROM pairs WHERE peer_settled < highest)"
+    )
+    try:
+        with _tables(place) as tables:
+            return _number(tables, open_work) == 0
+    except sqlite3.DatabaseError:
+        return False  # copied while it was written to
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,9 @@ def audit(pair: Pair, history: History, fed_bytes: int) -> Audit:
         n_blocks = _number(here, "SELECT highest FROM pairs")
         n_claimed -= n_blocks * RESERVED_GRANULES
         n_claimed -= _number(here, "SELECT sum(n_bytes) FROM inbox") // GRANULE_BYTES
-        n_claimed -= sum(_number(t, "SELECT sum(room * n_blocks) FROM stock") for t in both.values())
+        n_claimed -= sum(
+            _number(t, "SELECT sum(room * n_blocks) FROM stock") for t in both.values()
+        )
         for kme, peer in ((one.id, other.id), (other.id, one.id)):
             given = [key for key in history.given if pair.saes[key.master] == kme]
             wrong += [f"{kme}: {w}" for w in _room(both[kme], given)]
@@ -169,9 +189,7 @@ def _ledgers(
             yield f"block {number}: the ledger shows as drawn what nobody drew"
 
 
-def _drawn(
-    given: Sequence[Given], history: History
-) -> tuple[dict[int, int], dict[int, int]]:
+def _drawn(given: Sequence[Given], history: History) -> tuple[dict[int, int], dict[int, int]]:
     """Return bitmaps by block number: drawn for sure, and perhaps."""
     outcomes = defaultdict(set)
     for asked in history.asked:
