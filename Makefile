@@ -192,7 +192,7 @@ test-system: $(READY) ## Tests of two appliances in Docker (make two-kmes starts
 
 .PHONY: test-faults
 test-faults: $(READY) ## Real KMEs killed and cut off under load: longer with KME_FAULT_SECONDS=60
-	$(RUN) -m pytest tests/faults $(ARGS)
+	$(RUN) -m pytest tests/faults -rP $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## Figures of the two appliances that `make two-kmes` started

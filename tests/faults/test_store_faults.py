@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from kme.pair import KME_IDS, KmePlace
 from kme.pki.identity import KME_PREFIX
 from kme.pki.tls import client_context
 from pair_on_host import ALICE, BOB, PairOnHost, running_pair
+from waiting import until
 
 HERE, THERE = KME_IDS
 BACK_S = 60.0
@@ -90,7 +91,7 @@ class TestFullDisk:
             async with raw_client(pair, ALICE) as alice:
                 enc = f"/api/v1/keys/{BOB}/enc_keys"
                 dec = f"/api/v1/keys/{BOB}/dec_keys?key_ID={open_ids[0]}"
-                await self._until(lambda: alice.get(enc), pair, filler)
+                await self._use_up(lambda: alice.get(enc), pair, filler)
                 began_s = time.monotonic()
                 while time.monotonic() - began_s < 3:
                     fill(filler)
@@ -100,7 +101,7 @@ class TestFullDisk:
             assert not pair.is_dead(HERE)
             filler.unlink()
             await pair.exchange_until_both_work(BACK_S)
-            assert set(open_ids) - set(waiting.to_slave) == set(open_ids)
+            assert not set(open_ids) & set(waiting.to_slave)
             waiting.take_drawn(await pair.clients[ALICE].dec_keys(BOB, open_ids))
             await pair.drain()
             pair.check_no_byte_was_given_twice()
@@ -110,8 +111,8 @@ class TestFullDisk:
             assert await pair.check_blocks_are_equal() > 1
 
     @staticmethod
-    async def _until(
-        ask: Callable[[], "asyncio.Future[httpx.Response]"], pair: PairOnHost, filler: Path
+    async def _use_up(
+        ask: Callable[[], Awaitable[httpx.Response]], pair: PairOnHost, filler: Path
     ) -> None:
         """Use up what space the store's files still have within themselves."""
         async with asyncio.timeout(BACK_S):
@@ -136,9 +137,7 @@ async def refusal(pair: PairOnHost, place: KmePlace) -> str:
     """Start a KME that cannot start, and return what it said."""
     begin = place.log.stat().st_size
     pair.start(HERE)
-    async with asyncio.timeout(BACK_S):
-        while not pair.is_dead(HERE):
-            await asyncio.sleep(0.05)
+    await until(lambda: pair.is_dead(HERE), BACK_S)
     assert pair.exit_code(HERE) == 1
     said = place.log.read_bytes()[begin:].decode()
     assert "Traceback" not in said

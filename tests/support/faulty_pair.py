@@ -5,8 +5,9 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from kme_processes import Failpoint, KmeProcesses
 from pair_on_host import QUICK, PairOnHost
 from sae_load import SaeLoad
 from store_audit import is_at_rest, open_granules
+from waiting import until
 
 SETTINGS: Final = {
     **QUICK,
@@ -159,10 +161,8 @@ class FaultyPair:
 
     async def _settle(self) -> None:
         """Wait until all final keys were taken in and made into blocks."""
-        async with asyncio.timeout(BACK_S):
-            for place in self.kmes.values():
-                while not await asyncio.to_thread(is_at_rest, place):
-                    await asyncio.sleep(0.2)
+        for place in self.kmes.values():
+            await until(partial(is_at_rest, place), BACK_S)
 
     # Faults
 
@@ -179,18 +179,18 @@ class FaultyPair:
                     return time.monotonic() - begun_s
                 await asyncio.sleep(_POLL_S)
 
-    async def kill_now_and_then(self, kme: KmeId, until: "asyncio.Event") -> None:
+    async def kill_now_and_then(self, kme: KmeId, over: "asyncio.Event") -> None:
         """Kill a KME at random moments or steps and start it again, until told to end."""
         rng, place = self.rng(), self.kmes[kme]
         dies_at: Failpoint | None = None
-        while not until.is_set():
+        while not over.is_set():
             if dies_at is None:
                 await asyncio.sleep(rng.uniform(*_LIFE_S))
             else:
                 await self._is_dead(kme)
             await self._killed(kme)
             await asyncio.sleep(rng.choice(_DOWN_S))
-            is_random = rng.random() > _SHARE_AT_FAILPOINT or until.is_set()
+            is_random = rng.random() > _SHARE_AT_FAILPOINT or over.is_set()
             dies_at = None if is_random else rng.choice(FAILPOINTS)
             await asyncio.to_thread(self.processes.start, place, dies_at)
         if dies_at is not None:
@@ -199,9 +199,8 @@ class FaultyPair:
 
     async def _is_dead(self, kme: KmeId) -> None:
         """Wait until it died at its failpoint; some are never reached."""
-        begun_s = time.monotonic()
-        while not self.processes.is_dead(kme) and time.monotonic() - begun_s < _FAILPOINT_S:
-            await asyncio.sleep(_POLL_S)
+        with suppress(TimeoutError):
+            await until(partial(self.processes.is_dead, kme), _FAILPOINT_S)
 
     async def _killed(self, kme: KmeId) -> None:
         """Kill a KME and count what was claimed."""
@@ -211,18 +210,18 @@ class FaultyPair:
         self.faults.n_open_granules += n_open
         self.faults.max_open_granules = max(self.faults.max_open_granules, n_open)
 
-    async def switch_now_and_then(self, until: "asyncio.Event") -> None:
+    async def switch_now_and_then(self, over: "asyncio.Event") -> None:
         """Make the link bad in one way after another, in one or both directions; then good."""
         rng = self.rng()
         for mode in _shuffled_for_ever(rng):
             for proxy in rng.choice([[one] for one in self._both] + [self._both]):
                 proxy.switch(mode)
                 self.faults.n_switches += 1
-            await _either(until, rng.uniform(0.2, 2.5))
+            await _either(over, rng.uniform(0.2, 2.5))
             self.heal()
-            if until.is_set():
+            if over.is_set():
                 return
-            await _either(until, rng.uniform(0.2, 1.5))
+            await _either(over, rng.uniform(0.2, 1.5))
 
     def heal(self) -> None:
         """Make the link good."""

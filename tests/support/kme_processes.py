@@ -92,7 +92,7 @@ def _live(config: Path, log: Path, dies_at: Failpoint | None) -> None:
             os.dup2(out.fileno(), stream.fileno())
     parent = multiprocessing.parent_process()
     assert parent is not None
-    os.dup2(cast("int", parent.sentinel), sys.stdin.fileno())
+    os.dup2(parent.sentinel, sys.stdin.fileno())
 
     def around(store: Store) -> Store:
         return store if dies_at is None else cast("Store", DyingStore(store, *dies_at))
