@@ -179,7 +179,11 @@ class TestRefusedStart:
 
         asyncio.run(work())
 
-    @pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"no database at all" * 300])
+    @pytest.mark.parametrize(
+        "damage",
+        [b"", b"\0" * 100, b"no database at all" * 300],
+        ids=["half of it", "no header", "another content"],
+    )
     def test_a_file_that_is_no_database(self, tmp_path: Path, damage: bytes) -> None:
         async def work() -> None:
             async with running_pair(tmp_path / "pair") as pair:
