@@ -40,7 +40,7 @@ FAILPOINTS: Final[tuple[Failpoint, ...]] = tuple(
 BACK_S: Final = 60.0
 """Both KMEs must hand keys over in both directions again so soon after the last fault.
 
-On an idle host that takes about two seconds.
+It takes about two seconds; a host that is short of processors may need far longer.
 """
 
 _FEED_EVERY_S: Final = 0.4
