@@ -190,6 +190,10 @@ test-vault: $(READY) ## Tests that need a real Vault, Traefik or sshd
 test-system: $(READY) ## Tests of two appliances in Docker (make two-kmes starts them)
 	$(RUN) -m pytest tests/appliance $(ARGS)
 
+.PHONY: test-faults
+test-faults: $(READY) ## Real KMEs killed and cut off under load: longer with KME_FAULT_SECONDS=60
+	$(RUN) -m pytest tests/faults -rP $(ARGS)
+
 .PHONY: bench
 bench: $(READY) ## Figures of the two appliances that `make two-kmes` started
 	$(RUN) benchmarks/appliance.py $(ARGS)
