@@ -75,6 +75,7 @@ class Heartbeats:
         self._report: PeerReport | None = None
         self._unwritten: str | None = None
         self._accepted: str | None = None
+        self._young: str | None = None
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[KmeError | None]] = []
         self._was_alive: bool | None = None
@@ -207,17 +208,25 @@ class Heartbeats:
 
     async def _try_beat(self) -> KmeError | None:
         try:
-            await self._beat()
+            # A nonce that was pending before may be older than a claim that waits: an older copy
+            # of the store, without the claim, could know it too. So a young one follows it.
+            if not await self._beat() and not await self._beat():
+                raise PeerUnavailableError("another process of this KME sends heartbeats, too")
         except KmeError as error:
             self._log_change(is_alive=False, reason=error.message)
             return error
         self._log_change(is_alive=True, reason="a heartbeat was accepted")
         return None
 
-    async def _beat(self) -> None:
+    async def _beat(self) -> bool:
         """Have one heartbeat accepted: durable here before it is sent, and there before the answer.
 
         That it was accepted is kept in memory, until the next one is begun.
+
+        Returns
+        -------
+        bool
+            Whether its nonce was written after this call.
 
         Raises
         ------
@@ -226,7 +235,7 @@ class Heartbeats:
         StoreUnavailableError
             If our own store takes no write.
         """
-        begun_s = self._end.clock.monotonic_s()
+        begun_s, self._young = self._end.clock.monotonic_s(), None
         heartbeat = await self._prepare(None)
         answer = await self._link.heartbeat(heartbeat)
         if answer.outcome is HeartbeatOutcome.CHALLENGED:
@@ -236,15 +245,20 @@ class Heartbeats:
         self._accepted = heartbeat.nonce
         self._accepted_s = begun_s
         self._report = PeerReport(heartbeat.settled, answer.free_bytes)
+        return heartbeat.nonce == self._young
 
     async def _prepare(self, challenge: str | None) -> Heartbeat:
         """Write the nonce before it is sent, and tell where we stand."""
         store, peer = self._end.store, self._end.peer
         # After a write that may or may not have landed the nonce stays the same.
-        self._unwritten = self._unwritten or self._token()
+        carried = self._unwritten
+        self._unwritten = carried or self._token()
         record = await store.begin_heartbeat(peer, self._unwritten, self._accepted)
         if record.pending == self._unwritten:
+            self._young = None if carried else self._unwritten
             self._unwritten = None
+        elif carried is None:
+            self._unwritten = None  # another one is pending, and this one was surely not written
         if challenge is not None:
             record = await store.heartbeat(peer)  # nothing but a fresh reading answers it
         nonce = record.pending
