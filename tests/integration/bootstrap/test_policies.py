@@ -26,6 +26,7 @@ DOCUMENTS = (
     "room/kme-2/part",
     "blocks/kme-2/1",
     "ledgers/kme-2/1",
+    "grants/kme-2/1/80000000-0000-8000-8000-000000000000",
     "heartbeats/kme-2",
     "incidents",
     "site/digest-key",
@@ -39,7 +40,7 @@ CREATES = {
     "watcher": ("inbox/", "index/"),
     "rest": (
         *("inbox/", "index/", "pairs/", "room/", "blocks/", "ledgers/", "heartbeats/"),
-        *("incidents", "registry/", "lease"),
+        *("grants/", "incidents", "registry/", "lease"),
     ),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
@@ -55,7 +56,7 @@ READS = {
 }
 FORGETS = {
     "watcher": (),
-    "rest": ("inbox/", "index/", "blocks/", "ledgers/", "room/"),
+    "rest": ("inbox/", "index/", "blocks/", "ledgers/", "room/", "grants/"),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
     "metrics": (),

@@ -9,7 +9,7 @@ from kme.errors import SealError, SettingsError
 from kme.ids import KmeId
 from kme.store.sqlite.seal import Sealer
 
-VERSION: Final = 1
+VERSION: Final = 2
 """What the tables look like; a store of a newer version is refused."""
 
 _BUSY_TIMEOUT_S: Final = 2.0
@@ -94,6 +94,14 @@ _TABLES: Final = (
         number INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX claims_by_worker ON claims (worker)",
+    # A granted key, once for each SAE that it names; without its bytes once that one took it.
+    """CREATE TABLE grants (
+        peer TEXT NOT NULL, key_id TEXT NOT NULL, slave TEXT NOT NULL,
+        master TEXT NOT NULL, proof BLOB NOT NULL, due_unix_s REAL NOT NULL,
+        data_key BLOB, key BLOB,
+        PRIMARY KEY (peer, key_id, slave)
+    )""",
+    "CREATE INDEX grants_by_due ON grants (due_unix_s)",
     """CREATE TABLE heartbeats (
         peer TEXT PRIMARY KEY, pending TEXT, acknowledged TEXT, heard TEXT
     ) WITHOUT ROWID""",

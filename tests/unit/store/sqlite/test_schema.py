@@ -83,7 +83,7 @@ def test_another_kmes_store_is_refused(tmp_path: Path) -> None:
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     open_and_close(tmp_path / "kme.db")
     change(tmp_path / "kme.db", "UPDATE meta SET value = 99 WHERE name = 'schema_version'")
-    with pytest.raises(SettingsError, match="schema version 99, this program knows 1"):
+    with pytest.raises(SettingsError, match="schema version 99, this program knows 2"):
         open_and_close(tmp_path / "kme.db")
 
 
