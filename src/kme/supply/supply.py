@@ -1,8 +1,10 @@
 """supply - key blocks of this KME's links become keys for its SAEs, once each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from kme.clock import Clock
@@ -14,7 +16,10 @@ from kme.supply.allocator import Allocator, AllocatorPorts, Wish
 from kme.supply.cache import DEFAULT_CACHE_BYTES, BlockCache
 from kme.supply.directory import SaeDirectory
 from kme.supply.draw import Drawer, DrawPorts
+from kme.supply.grantor import Grantor, GrantorPorts
+from kme.supply.grants import GrantLink
 from kme.supply.key_id import IdScope
+from kme.supply.local import AlwaysAlive, LocalBlocks, LocalKeys
 from kme.supply.ports import Key, SupplyStock
 from kme.supply.stocktaker import StockTaker
 
@@ -26,7 +31,7 @@ MAX_KEYS_PER_CALL: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class SupplyLimits:
-    """How much the supply keeps in memory.
+    """How much the supply keeps in memory, and what it may make itself.
 
     Parameters
     ----------
@@ -35,17 +40,24 @@ class SupplyLimits:
     stock_shared_s
         For how long one count of a pair's stock answers all who ask for it; 0
         where counting is cheap.
+    local_pairs
+        Whether two SAEs of this KME may have keys: random numbers of this host.
+    local_lifetime_s
+        How long SAEs of this KME may draw what no other KME took part in.
     """
 
     cache_bytes: int = DEFAULT_CACHE_BYTES
     stock_shared_s: float = 0.0
+    local_pairs: bool = False
+    local_lifetime_s: int = 86_400
 
 
 class LinkSupply:
-    """A `kme.supply.ports.KeySupply` for SAEs whose KMEs share a link.
+    """A `kme.supply.ports.KeySupply` for SAEs whose KMEs share a link, or live at one KME.
 
     It works in both directions: it cuts new keys from the blocks that this KME
-    owns, and gives out keys by their ids from those that the peer owns.
+    owns, and gives out keys by their ids from those that the peer owns, and
+    those that were granted to SAEs of this KME.
 
     Parameters
     ----------
@@ -62,9 +74,12 @@ class LinkSupply:
         (`kme.supply.claim.fresh_worker_name`).
     limits
         How much is kept in memory, and for how long.
+    links
+        The ways to the peers for keys of further slaves; a peer that is missing
+        is not connected.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one place composes it
         self,
         directory: SaeDirectory,
         store: Store,
@@ -72,6 +87,8 @@ class LinkSupply:
         clock: Clock,
         worker: str,
         limits: SupplyLimits = SupplyLimits(),
+        *,
+        links: Mapping[KmeId, GrantLink] = MappingProxyType({}),
     ) -> None:
         self._directory = directory
         self._store = store
@@ -85,6 +102,14 @@ class LinkSupply:
             for peer, allocator in self._allocators.items()
         }
         self._drawer = Drawer(DrawPorts(directory, store, self._cache, clock))
+        granting = GrantorPorts(directory, store, liveness, links, dict(self._allocators), clock)
+        self._grantor = Grantor(granting, limits.local_lifetime_s)
+        self._local_blocks = LocalBlocks(directory.local, store, limits.local_lifetime_s)
+        self._local_keys: LocalKeys | None = None
+        if limits.local_pairs:
+            alone = AllocatorPorts(store, AlwaysAlive(), self._cache, clock, worker)
+            cutter = self._allocators[directory.local] = Allocator(directory.local, alone)
+            self._local_keys = LocalKeys(self._local_blocks, cutter)
         self._is_open = False
 
     async def open(self, *, closes_lapsed: bool = True) -> None:
@@ -104,6 +129,8 @@ class LinkSupply:
         n_lapsed = await self._store.close_claims() if closes_lapsed else 0
         if n_lapsed:
             _logger.warning("lapsed claims closed", extra={"n_claims": n_lapsed})
+        if self._local_keys is not None:
+            await self._local_blocks.close_earlier()
         self._is_open = True
 
     async def close(self) -> None:
@@ -117,8 +144,15 @@ class LinkSupply:
             _logger.warning("claims not closed", extra={"error": str(error)})
         self._cache.wipe()
 
-    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
-        """Cut fresh keys for a master SAE of this KME and a slave SAE of a peer.
+    async def new_keys(
+        self,
+        master: SaeId,
+        slave: SaeId,
+        n_keys: int,
+        n_bytes: int,
+        more_slaves: Sequence[SaeId] = (),
+    ) -> list[Key]:
+        """Cut fresh keys for a master SAE of this KME and the slave SAEs that it names.
 
         See Also
         --------
@@ -130,7 +164,16 @@ class LinkSupply:
         if not 1 <= n_bytes <= KeyId.MAX_BYTES:
             raise RequestError(f"a key has 1 to {KeyId.MAX_BYTES} bytes, not {n_bytes}")
         wish = Wish(scope.encoded(), n_keys, n_bytes)
-        return await self._allocators[scope.slave_kme].take(wish)
+        if not more_slaves:
+            return await self._cut(scope.slave_kme, wish)
+        homes = self._grantor.homes_of(master, slave, more_slaves)
+        cut = partial(self._cut, scope.slave_kme, wish)
+        return await self._grantor.issue(master, homes, wish, cut)
+
+    async def _cut(self, slave_kme: KmeId, wish: Wish) -> list[Key]:
+        if slave_kme != self._directory.local:
+            return await self._allocators[slave_kme].take(wish)
+        return await self._local().take(wish)
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
         """Give out, once, the keys that a master SAE of a peer was given.
@@ -140,12 +183,13 @@ class LinkSupply:
         kme.supply.ports.KeySupply.keys_by_id : Parameters and errors.
         """
         self._check_open()
-        peer = self._peer_of(master)
+        peer = self._directory.home_of(master)
         self._check_local(caller)
         _check_count(len(key_ids))
         if len(set(key_ids)) != len(key_ids):
             raise RequestError("a key_ID is listed twice, but each key is delivered once")
-        self._liveness.require_heard_once(peer)
+        if peer != self._directory.local:
+            self._liveness.require_heard_once(peer)
         scope = IdScope.on_link((master, peer), (caller, self._directory.local))
         return await self._drawer.draw(scope, key_ids)
 
@@ -157,7 +201,10 @@ class LinkSupply:
         kme.supply.ports.KeySupply.stock : Parameters and errors.
         """
         self._check_open()
-        return await self.stock_for(self._scope_from_here(master, slave).slave_kme)
+        target = self._scope_from_here(master, slave).slave_kme
+        if target == self._directory.local:
+            return self._local().stock()
+        return await self.stock_for(target)
 
     async def heed_floors(self) -> None:
         """Stop using what was claimed in blocks that an operator has cleared since.
@@ -172,7 +219,8 @@ class LinkSupply:
         """
         for peer, allocator in self._allocators.items():
             allocator.drop((await self._store.pairing(peer)).floor_allocate)
-            self._stocktakers[peer].forget()
+        for stocktaker in self._stocktakers.values():
+            stocktaker.forget()
 
     async def stock_for(self, peer: KmeId) -> SupplyStock:
         """Return what `new_keys` could give to SAEs of this KME and of one peer.
@@ -194,14 +242,19 @@ class LinkSupply:
 
     def _scope_from_here(self, master: SaeId, slave: SaeId) -> IdScope:
         self._check_local(master)
-        return IdScope.on_link((master, self._directory.local), (slave, self._peer_of(slave)))
-
-    def _peer_of(self, sae: SaeId) -> KmeId:
-        """Return the home of the SAE at the other end."""
-        home = self._directory.home_of(sae)
+        home = self._directory.home_of(slave)
         if home == self._directory.local:
-            raise RequestError("keys for two SAEs of the same KME are not offered yet")
-        return home
+            self._local()  # refuses where that is not offered
+        return IdScope.on_link((master, self._directory.local), (slave, home))
+
+    def _local(self) -> LocalKeys:
+        """Return what makes keys for two SAEs of this KME."""
+        if self._local_keys is None:
+            raise RequestError(
+                "keys for two SAEs of the same KME are not offered: they would be random numbers"
+                " of this KME, no quantum keys; its setting offer.local_pairs allows them"
+            )
+        return self._local_keys
 
     def _check_local(self, sae: SaeId) -> None:
         if not self._directory.is_local(sae):

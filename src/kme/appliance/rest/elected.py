@@ -28,6 +28,9 @@ from kme.pki.tls import server_context
 from kme.registry.records import SaeList
 from kme.registry.saes import SaeRegistry
 from kme.server import MutualTlsServer, ServerLimits
+from kme.supply.cache import BlockCache
+from kme.supply.draw import DrawPorts
+from kme.supply.grantee import Grantee
 from kme.workers.feed import LivenessSpeaker
 
 _logger = logging.getLogger(__name__)
@@ -97,7 +100,10 @@ class Elected:
         told = _Told(self.registry, self.upkeep)
         ports = OperationPorts(self.kept.store, self.clock, pairing, pairing, told)
         operations = Operations(local, ports, links)
-        peer_app = create_peer_app(local, pairing, tuple(links), find, operations)
+        store = self.kept.store
+        drawing = DrawPorts(self.upkeep.directory, store, BlockCache(store), self.clock)
+        grantee = Grantee(drawing, pairing)
+        peer_app = create_peer_app(local, pairing, tuple(links), find, operations, grants=grantee)
         admin_app = create_admin_app(
             operations, _require_operator, self.upkeep.look, self.upkeep.heed_cleared
         )

@@ -1,0 +1,140 @@
+"""local - keys for two SAEs of this KME, cut from blocks of random bytes that are made on demand.
+
+The blocks are those of a pair of this KME with itself: in the same store, cut and
+drawn by the same code, in one ledger. No quantum link made them.
+"""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from kme.errors import OutOfKeysError, PairingError
+from kme.ids import Epoch, KmeId, SourceId
+from kme.secret import Secret
+from kme.store.ports import PairingStore
+from kme.store.records import (
+    MAX_BLOCK_BYTES,
+    RESERVED_GRANULES,
+    FinalKeyRef,
+    Proposal,
+    Settlement,
+    SourceClass,
+    Stock,
+    Verdict,
+)
+from kme.supply.allocator import Allocator, Wish
+from kme.supply.ports import Key, SupplyStock
+from kme.units import GRANULE_BYTES
+
+LOCAL_SOURCE: Final = SourceId("local-random")
+
+_ROOM: Final = MAX_BLOCK_BYTES // GRANULE_BYTES - RESERVED_GRANULES
+_TAG_BYTES: Final = 16
+_MAX_TRIES: Final = 8
+
+
+class AlwaysAlive:
+    """The `kme.pairing.ports.Liveness` of this KME towards itself."""
+
+    def require_alive(self, peer: KmeId) -> None:
+        """Return."""
+
+    def require_heard_once(self, peer: KmeId) -> None:
+        """Return."""
+
+    async def heartbeat_from_now(self, peer: KmeId) -> None:
+        """Return."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBlocks:
+    """The blocks of this KME's pair with itself.
+
+    Parameters
+    ----------
+    local
+        This KME.
+    store
+        Where they are kept.
+    lifetime_s
+        How long their keys may be drawn.
+    """
+
+    local: KmeId
+    store: PairingStore
+    lifetime_s: int
+
+    async def close_earlier(self) -> None:
+        """Let nothing be cut any more from blocks that there are by now."""
+        highest = (await self.store.pairing(self.local)).highest
+        await self.store.raise_floors(self.local, allocate=highest)
+
+    async def make(self) -> None:
+        """Make one block, unless another worker just did."""
+        number = (await self.store.pairing(self.local)).highest + 1
+        # The tag is random: two workers at the same number never mean the same block.
+        proposal = Proposal(
+            number,
+            self.local,
+            (FinalKeyRef(LOCAL_SOURCE, Epoch(number % (1 << Epoch.BITS))),),
+            self.lifetime_s,
+            SourceClass.RANDOM,
+            secrets.token_bytes(_TAG_BYTES),
+        )
+        key = Secret(secrets.token_bytes(MAX_BLOCK_BYTES))
+        try:
+            await self.store.settle(self.local, Settlement(proposal, Verdict.EQUAL), key)
+        except PairingError:
+            if (await self.store.pairing(self.local)).highest < number:
+                raise
+        finally:
+            key.wipe()
+        await self.store.raise_peer_settled(self.local, number)
+
+
+class LocalKeys:
+    """New keys for two SAEs of this KME.
+
+    Parameters
+    ----------
+    blocks
+        What they are cut from.
+    allocator
+        What cuts them.
+    """
+
+    def __init__(self, blocks: LocalBlocks, allocator: Allocator) -> None:
+        self._blocks = blocks
+        self._allocator = allocator
+        self._making = asyncio.Lock()
+
+    async def take(self, wish: Wish) -> list[Key]:
+        """Cut keys, making as many blocks as that takes.
+
+        Raises
+        ------
+        OutOfKeysError
+            If others took all that was made, again and again.
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        try:
+            return await self._allocator.take(wish)
+        except OutOfKeysError:
+            pass  # the usual reason to make more
+        async with self._making:
+            for _ in range(_MAX_TRIES):
+                try:
+                    return await self._allocator.take(wish)
+                except OutOfKeysError:
+                    for _ in range(-(-wish.n_keys // (_ROOM // wish.n_granules))):
+                        await self._blocks.make()
+            return await self._allocator.take(wish)
+
+    def stock(self) -> SupplyStock:
+        """Return what can be had at least: one block more can always be made."""
+        classes = frozenset({SourceClass.RANDOM})
+        return SupplyStock(
+            self._blocks.local, is_peer_alive=True, source_classes=classes, room=Stock({_ROOM: 1})
+        )
