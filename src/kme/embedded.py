@@ -32,6 +32,7 @@ from kme.supply.claim import fresh_worker_name
 from kme.supply.directory import SaeDirectory
 from kme.supply.draw import DrawPorts
 from kme.supply.grantee import Grantee
+from kme.supply.purge import keep_purging
 from kme.supply.supply import LinkSupply, SupplyLimits
 
 _POLL_S: Final = 0.1
@@ -125,6 +126,9 @@ async def _run(
             tasks.create_task(peer_server.run(stop), name="peer interface")
             tasks.create_task(pairing.run(stop), name="pairing")
             tasks.create_task(watcher.run(stop), name="watcher")
+            purging = tasks.create_task(keep_purging(store, clock), name="purging")
+            await stop.wait()
+            purging.cancel()
 
 
 @asynccontextmanager

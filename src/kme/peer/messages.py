@@ -5,7 +5,6 @@ ends are of one kind, and what doesn't fit is not to be guessed at.
 """
 
 import base64
-import binascii
 from collections.abc import Sequence
 from typing import Annotated, Final, Self
 
@@ -252,7 +251,7 @@ class MaskedKeyMessage(Message):
         """
         try:
             masked = base64.b64decode(self.masked, validate=True)
-        except binascii.Error:
+        except ValueError:  # of base64, or not even ASCII
             raise InputError("a granted key is no base64 text") from None
         return MaskedKey(KeyId.parse(self.key_id), KeyId.parse(self.pad_id), masked)
 

@@ -31,6 +31,7 @@ from kme.server import MutualTlsServer, ServerLimits
 from kme.supply.cache import BlockCache
 from kme.supply.draw import DrawPorts
 from kme.supply.grantee import Grantee
+from kme.supply.purge import keep_purging
 from kme.workers.feed import LivenessSpeaker
 
 _logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Elected:
                 teller = SaeTeller(self.registry, links, self.clock)
                 tasks.create_task(teller.run(until_cancelled), name="own SAEs")
                 tasks.create_task(pairing.run(until_cancelled), name="pairing")
+                tasks.create_task(keep_purging(self.kept.store, self.clock), name="purging")
 
     def _server(self, pairing: Pairing, links: Links) -> MutualTlsServer:
         rest = self.settings.rest

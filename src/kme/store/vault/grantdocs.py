@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kme.encoding import encode_fields
-from kme.errors import IntegrityError
+from kme.errors import IdentifierError, IntegrityError
 from kme.ids import KeyId, KmeId, SaeId
 from kme.store.grants import KeptGrant
 from kme.store.vault.keydocs import KeyDocs, check_digest, key_in
@@ -49,7 +49,7 @@ def to_grant(keydocs: KeyDocs, peer: KmeId, key_id: KeyId, data: Mapping[str, An
             waiting,
             key_in(path, data) if waiting else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IdentifierError) as error:
         raise IntegrityError(f"{path}: this is no grant") from error
     check_digest(path, data, _digest(keydocs, peer, key_id, kept))
     return kept
