@@ -6,13 +6,14 @@ drawn by the same code, in one ledger. No quantum link made them.
 
 import asyncio
 import secrets
-from dataclasses import dataclass
-from typing import Final
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from kme.errors import OutOfKeysError, PairingError
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
-from kme.store.ports import PairingStore
+from kme.store.ports import PairingStore, SupplyStore
 from kme.store.records import (
     MAX_BLOCK_BYTES,
     RESERVED_GRANULES,
@@ -33,6 +34,11 @@ _ROOM: Final = MAX_BLOCK_BYTES // GRANULE_BYTES - RESERVED_GRANULES
 _TAG_BYTES: Final = 16
 _MAX_TRIES: Final = 8
 
+MAX_LOCAL_BLOCKS: Final = 1024
+"""So many blocks of one process, 64 MiB, may wait until somebody draws what was cut from them."""
+
+_LOOKS: Final = 16
+
 
 class AlwaysAlive:
     """The `kme.pairing.ports.Liveness` of this KME towards itself."""
@@ -47,9 +53,15 @@ class AlwaysAlive:
         """Return."""
 
 
+class LocalStore(PairingStore, SupplyStore, Protocol):
+    """What making blocks needs of a store."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalBlocks:
     """The blocks of this KME's pair with itself.
+
+    Nothing but this class limits how many there are: no link has to make them.
 
     Parameters
     ----------
@@ -59,11 +71,14 @@ class LocalBlocks:
         Where they are kept.
     lifetime_s
         How long their keys may be drawn.
+    made
+        Those that this process made and that may not be used up, in no order.
     """
 
     local: KmeId
-    store: PairingStore
+    store: LocalStore
     lifetime_s: int
+    made: deque[int] = field(default_factory=deque)
 
     async def close_earlier(self) -> None:
         """Let nothing be cut any more from blocks that there are by now."""
@@ -71,7 +86,16 @@ class LocalBlocks:
         await self.store.raise_floors(self.local, allocate=highest)
 
     async def make(self) -> None:
-        """Make one block, unless another worker just did."""
+        """Make one block, unless another worker just did.
+
+        Raises
+        ------
+        OutOfKeysError
+            If too many are there that nobody draws from.
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        await self._require_room()
         number = (await self.store.pairing(self.local)).highest + 1
         # The tag is random: two workers at the same number never mean the same block.
         proposal = Proposal(
@@ -90,7 +114,19 @@ class LocalBlocks:
                 raise
         finally:
             key.wipe()
+        self.made.append(number)
         await self.store.raise_peer_settled(self.local, number)
+
+    async def _require_room(self) -> None:
+        """Look at some blocks in turn while there are many; those used up are gone."""
+        for _ in range(min(_LOOKS, len(self.made) if len(self.made) >= MAX_LOCAL_BLOCKS else 0)):
+            number = self.made.popleft()
+            block = await self.store.block(self.local, number)
+            if block is not None:
+                block.key.wipe()
+                self.made.append(number)
+        if len(self.made) >= MAX_LOCAL_BLOCKS:
+            raise OutOfKeysError("too many keys of SAEs of this KME wait to be drawn")
 
 
 class LocalKeys:

@@ -5,10 +5,17 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kme.errors import KeyNotFoundError, NotEntitledError, RequestError, StoreUnavailableError
+from kme.errors import (
+    KeyNotFoundError,
+    NotEntitledError,
+    OutOfKeysError,
+    RequestError,
+    StoreUnavailableError,
+)
 from kme.ids import KeyId, SaeId
 from kme.store.memory import MemoryStore
 from kme.store.records import SourceClass
+from kme.supply import local
 from kme.supply.directory import SaeDirectory
 from kme.supply.supply import MAX_KEYS_PER_CALL, LinkSupply, SupplyLimits
 from simulation import VirtualClock
@@ -101,6 +108,22 @@ def test_the_largest_request_is_met() -> None:
     async def scenario(lone: Lone) -> None:
         keys = await lone.supply.new_keys(ALICE, CAROL, 300, 8192)
         assert len({key.key.reveal() for key in keys}) == 300
+
+    run(scenario)
+
+
+def test_what_nobody_draws_does_not_fill_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_LOCAL_BLOCKS", 4)
+
+    async def scenario(lone: Lone) -> None:
+        for _ in range(4):
+            await lone.supply.new_keys(ALICE, CAROL, 7, 8192)
+        with pytest.raises(OutOfKeysError, match="wait to be drawn"):
+            await lone.supply.new_keys(ALICE, CAROL, 7, 8192)
+        del lone.store._state.pairs[A].blocks[2]  # as if it had been used up
+        await lone.supply.new_keys(ALICE, CAROL, 7, 8192)
+        with pytest.raises(OutOfKeysError, match="wait to be drawn"):
+            await lone.supply.new_keys(ALICE, CAROL, 7, 8192)
 
     run(scenario)
 
