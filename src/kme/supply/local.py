@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from kme.clock import Clock
 from kme.errors import OutOfKeysError, PairingError
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
@@ -36,6 +37,12 @@ _MAX_TRIES: Final = 8
 
 MAX_LOCAL_BLOCKS: Final = 1024
 """So many blocks of one process, 64 MiB, may wait until somebody draws what was cut from them."""
+
+MAX_LOCAL_GRANT_BYTES: Final = 64 * 1024 * 1024
+"""So much may one process have kept within a lifetime for further slaves of such keys."""
+
+_GRANT_BYTES: Final = 512
+"""What a grant takes beside its key, at most."""
 
 _LOOKS: Final = 16
 
@@ -138,12 +145,17 @@ class LocalKeys:
         What they are cut from.
     allocator
         What cuts them.
+    clock
+        The time.
     """
 
-    def __init__(self, blocks: LocalBlocks, allocator: Allocator) -> None:
+    def __init__(self, blocks: LocalBlocks, allocator: Allocator, clock: Clock) -> None:
         self._blocks = blocks
         self._allocator = allocator
+        self._clock = clock
         self._making = asyncio.Lock()
+        self._granted: deque[tuple[float, int]] = deque()
+        self._n_granted = 0
 
     async def take(self, wish: Wish) -> list[Key]:
         """Cut keys, making as many blocks as that takes.
@@ -167,6 +179,24 @@ class LocalKeys:
                     for _ in range(-(-wish.n_keys // (_ROOM // wish.n_granules))):
                         await self._blocks.make()
             return await self._allocator.take(wish)
+
+    def note_grants(self, n_slaves: int, wish: Wish) -> None:
+        """Return if such keys may be kept for further slaves of this KME, and count them.
+
+        Raises
+        ------
+        OutOfKeysError
+            If too many were kept within a lifetime.
+        """
+        now_s = self._clock.monotonic_s()
+        while self._granted and self._granted[0][0] <= now_s:
+            self._n_granted -= self._granted.popleft()[1]
+        n_bytes = n_slaves * wish.n_keys * (wish.n_bytes + _GRANT_BYTES)
+        if self._n_granted + n_bytes > MAX_LOCAL_GRANT_BYTES:
+            raise OutOfKeysError("too many keys of SAEs of this KME are kept for further slaves")
+        if n_bytes:
+            self._granted.append((now_s + self._blocks.lifetime_s, n_bytes))
+            self._n_granted += n_bytes
 
     def stock(self) -> SupplyStock:
         """Return what can be had at least: one block more can always be made."""

@@ -109,7 +109,7 @@ class LinkSupply:
         if limits.local_pairs:
             alone = AllocatorPorts(store, AlwaysAlive(), self._cache, clock, worker)
             cutter = self._allocators[directory.local] = Allocator(directory.local, alone)
-            self._local_keys = LocalKeys(self._local_blocks, cutter)
+            self._local_keys = LocalKeys(self._local_blocks, cutter, clock)
         self._is_open = False
 
     async def open(self, *, closes_lapsed: bool = True) -> None:
@@ -167,6 +167,8 @@ class LinkSupply:
         if not more_slaves:
             return await self._cut(scope.slave_kme, wish)
         homes = self._grantor.homes_of(master, slave, more_slaves)
+        if scope.slave_kme == self._directory.local:
+            self._local().note_grants(len(homes.get(scope.slave_kme, ())), wish)
         cut = partial(self._cut, scope.slave_kme, wish)
         return await self._grantor.issue(master, homes, wish, cut)
 

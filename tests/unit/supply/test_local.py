@@ -31,13 +31,14 @@ class Lone:
     def __init__(self, limits: SupplyLimits = LIMITS) -> None:
         self.script = StoreScript()
         self.store = MemoryStore(A, self.script)
+        self.clock = VirtualClock()
         self.supply = self.start("worker-1", limits)
 
     def start(self, worker: str, limits: SupplyLimits = LIMITS) -> LinkSupply:
         directory = SaeDirectory(A, (B,), [(ALICE, A), (CAROL, A), (DORA, A)])
         liveness = SimulatedLiveness()
         liveness.is_alive = liveness.was_heard = False
-        return LinkSupply(directory, self.store, liveness, VirtualClock(), worker, limits)
+        return LinkSupply(directory, self.store, liveness, self.clock, worker, limits)
 
 
 def run(scenario: Callable[[Lone], Awaitable[None]], limits: SupplyLimits = LIMITS) -> None:
@@ -124,6 +125,25 @@ def test_what_nobody_draws_does_not_fill_the_store(monkeypatch: pytest.MonkeyPat
         await lone.supply.new_keys(ALICE, CAROL, 7, 8192)
         with pytest.raises(OutOfKeysError, match="wait to be drawn"):
             await lone.supply.new_keys(ALICE, CAROL, 7, 8192)
+
+    run(scenario)
+
+
+def test_grants_of_such_keys_do_not_fill_the_store_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "MAX_LOCAL_GRANT_BYTES", 10 * (32 + 512))
+
+    async def scenario(lone: Lone) -> None:
+        keys = await lone.supply.new_keys(ALICE, ALICE, 4, 32, [CAROL, DORA])
+        for slave in (CAROL, DORA, ALICE):
+            ids = [key.key_id for key in keys]
+            assert await lone.supply.keys_by_id(ALICE, slave, ids) == keys
+        with pytest.raises(OutOfKeysError, match="kept for further slaves"):
+            await lone.supply.new_keys(ALICE, ALICE, 3, 32, [CAROL])
+        await lone.supply.new_keys(ALICE, ALICE, 2, 32, [CAROL])
+        lone.clock.advance(LIMITS.local_lifetime_s)
+        await lone.supply.new_keys(ALICE, ALICE, 5, 32, [CAROL, DORA])
 
     run(scenario)
 
