@@ -115,7 +115,7 @@ class KeySupply(Protocol):
         ...
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
-        """Hand out, once, the keys that a master SAE of another KME was given.
+        """Hand out, once, the keys that a master SAE was given, of another KME or of this one.
 
         Parameters
         ----------
