@@ -21,6 +21,7 @@ from kme.ids import KmeId, SaeId, SourceId
 from kme.log import LogFormat
 from kme.pairing.pair import DEFAULT_STOCK_BYTES
 from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PART_BYTES, SourceClass
+from kme.supply.grants import MAX_SLAVES
 from kme.supply.reserves import Reserve
 
 
@@ -119,6 +120,17 @@ class OfferSettings(_Section):
     max_key_count: int = Field(
         default=1_000_000, ge=1, le=2**31 - 1, description="Upper bound of stored_key_count."
     )
+    max_sae_id_count: int = Field(
+        default=8,
+        ge=0,
+        le=MAX_SLAVES,
+        description="Most additional slave SAEs in one request, for the same key; 0 for none.",
+    )
+    local_pairs: bool = Field(
+        default=False,
+        description="Whether two SAEs of this KME may have keys. No link makes them: they are "
+        "random numbers of this host, and status says so.",
+    )
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:
@@ -136,6 +148,7 @@ class OfferSettings(_Section):
             self.max_key_size_bits,
             self.max_key_per_request,
             self.max_key_count,
+            self.max_sae_id_count,
         )
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hop import Hop
 from kme.clock import SystemClock
-from kme.errors import KmeError
+from kme.errors import KeyNotFoundError, KmeError
 from kme.etsi014.client import Sae014Client, open_client
 from kme.ids import KmeId, SaeId, SourceId
 from kme.ingest.ingest import Feed, Ingest
@@ -174,6 +175,7 @@ class RestSite:
             "REST__KME_KEY": self.pair.pki.kme_certificates[HERE].key,
             "REST__RUN": self.run,
             "REST__POLL_S": 1,
+            "OFFER__LOCAL_PAIRS": "true",
             "PAIRING__HEARTBEAT_INTERVAL_S": 0.5,
             "PAIRING__LEASE_S": 4,
             "PAIRING__GATHER_S": 0.1,
@@ -322,6 +324,21 @@ class RestSite:
                     [key] = await asks.enc_keys(slave, 1)
                     [same] = await draws.dec_keys(master, [key.key_id])
                     assert same.key.reveal() == key.key.reveal()
+
+        self.call(work())
+
+    def share(self, master: SaeId, *slaves: SaeId) -> None:
+        """Hand two keys to several slaves; each gets them once."""
+
+        async def work() -> None:
+            async with self.sae(master) as asks:
+                keys = await asks.enc_keys(slaves[0], 2, more_slaves=slaves[1:])
+            for slave in slaves:
+                async with self.sae(slave) as draws:
+                    ids = [key.key_id for key in keys]
+                    assert await draws.dec_keys(master, ids) == keys
+                    with pytest.raises(KeyNotFoundError):
+                        await draws.dec_keys(master, ids)
 
         self.call(work())
 

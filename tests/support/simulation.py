@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kme.errors import KmeError, PairingError, PeerUnavailableError, StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerHandler
 from kme.secret import Secret
+from kme.store.grants import Grant, KeptGrant
 from kme.store.ports import Store
 from kme.store.records import (
     Claim,
@@ -279,6 +280,18 @@ class CrashingStore:
 
     async def expire(self, peer: KmeId, now_unix_s: float) -> int:
         return await self._call(lambda: self.inner.expire(peer, now_unix_s))
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        await self._call(lambda: self.inner.keep_grants(peer, grants))
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        return await self._call(lambda: self.inner.grants(peer, key_ids))
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        await self._call(lambda: self.inner.take_grants(peer, slave, key_ids))
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        return await self._call(lambda: self.inner.purge_grants(now_unix_s, limit))
 
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.heartbeat(peer))

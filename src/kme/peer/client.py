@@ -24,6 +24,7 @@ from kme.pairing.ports import (
 from kme.peer.messages import (
     CLEAR_PATH,
     COMPARE_PATH,
+    GRANTS_PATH,
     HEARTBEAT_PATH,
     HELD_PATH,
     MAX_BODY_BYTES,
@@ -34,6 +35,7 @@ from kme.peer.messages import (
     ComparedMessage,
     CompareMessage,
     DoneMessage,
+    GrantsMessage,
     HeartbeatAnswerMessage,
     HeartbeatMessage,
     HeldMessage,
@@ -48,6 +50,7 @@ from kme.peer.messages import (
 from kme.pki.identity import KME_PREFIX, uri_identity
 from kme.registry.records import SaeList
 from kme.store.records import FinalKeyRef, Proposal, Verdict
+from kme.supply.grants import Delivery
 
 M = TypeVar("M", bound=Message)
 
@@ -62,8 +65,9 @@ _HEADERS: Final = {"content-type": "application/json", "accept-encoding": "ident
 class HttpPeerLink:
     """The way from one KME to another on a different host.
 
-    It is the `kme.pairing.ports.PeerLink` of pairing, and the
-    `kme.pairing.ports.OperatorLink` of what operators ask. It follows no
+    It is the `kme.pairing.ports.PeerLink` of pairing, the
+    `kme.pairing.ports.OperatorLink` of what operators ask, and the
+    `kme.supply.grants.GrantLink` of keys for further slaves. It follows no
     redirect and uses no proxy, and believes an answer only from a server whose
     certificate names the peer.
 
@@ -135,6 +139,10 @@ class HttpPeerLink:
         """Send a proposal."""
         message = ProposalMessage.of(proposal)
         return (await self._ask(PROPOSAL_PATH, message, VerdictMessage)).verdict
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Have the peer keep keys for further slaves."""
+        await self._ask(GRANTS_PATH, GrantsMessage.of(delivery), DoneMessage)
 
     async def tell_saes(self, told: SaeList) -> None:
         """Tell which SAEs live at this KME."""

@@ -4,6 +4,7 @@ Every field is checked strictly and bounded, and unknown ones are refused: both
 ends are of one kind, and what doesn't fit is not to be guessed at.
 """
 
+import base64
 from collections.abc import Sequence
 from typing import Annotated, Final, Self
 
@@ -33,6 +34,7 @@ from kme.store.records import (
     SourceClass,
     Verdict,
 )
+from kme.supply.grants import MAX_DELIVERED_KEYS, MAX_SLAVES, Delivery, MaskedKey
 from kme.units import GRANULE_BYTES
 
 MAX_BODY_BYTES: Final = 256 * 1024
@@ -41,6 +43,7 @@ MAX_BODY_BYTES: Final = 256 * 1024
 HEARTBEAT_PATH: Final = "/kme/v1/pairs/{kme}/heartbeat"
 HELD_PATH: Final = "/kme/v1/pairs/{kme}/held"
 PROPOSAL_PATH: Final = "/kme/v1/pairs/{kme}/proposal"
+GRANTS_PATH: Final = "/kme/v1/pairs/{kme}/grants"
 SAES_PATH: Final = "/kme/v1/pairs/{kme}/saes"
 STOCK_PATH: Final = "/kme/v1/pairs/{kme}/stock"
 COMPARE_PATH: Final = "/kme/v1/pairs/{kme}/compare"
@@ -52,6 +55,9 @@ _Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 _BlockTag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * COMPARE_TAG_BYTES}}}$")]
 _Tag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * TAG_BYTES}}}$")]
 _Number = Annotated[int, Field(ge=0, lt=1 << KeyId.NUMBER_BITS)]
+_Sae = Annotated[str, Field(max_length=128)]
+_Uuid = Annotated[str, Field(min_length=36, max_length=36)]
+_MaskedBytes = Annotated[str, Field(max_length=-(-KeyId.MAX_BYTES // 3) * 4)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 _Granule = Annotated[int, Field(ge=RESERVED_GRANULES, lt=MAX_BLOCK_BYTES // GRANULE_BYTES)]
 
@@ -249,7 +255,7 @@ class SaesMessage(Message):
     """Which SAEs live at the KME that sends it: all of them."""
 
     counter: _Count
-    saes: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MAX_SAES)]
+    saes: Annotated[list[_Sae], Field(max_length=MAX_SAES)]
 
     @classmethod
     def of(cls, told: SaeList) -> Self:
@@ -270,6 +276,68 @@ class SaesMessage(Message):
         if len(set(saes)) != len(saes):
             raise InputError("an SAE stands twice in the list of a KME's SAEs")
         return SaeList(self.counter, saes)
+
+
+class MaskedKeyMessage(Message):
+    """A key under its pad."""
+
+    key_id: _Uuid
+    pad_id: _Uuid
+    masked: _MaskedBytes
+
+    @classmethod
+    def of(cls, key: MaskedKey) -> Self:
+        """Write a key."""
+        return cls(
+            key_id=str(key.key_id),
+            pad_id=str(key.pad_id),
+            masked=base64.b64encode(key.masked).decode("ascii"),
+        )
+
+    def to_key(self) -> MaskedKey:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If an id is none, or the bytes don't fit.
+        """
+        try:
+            masked = base64.b64decode(self.masked, validate=True)
+        except ValueError:  # of base64, or not even ASCII
+            raise InputError("a granted key is no base64 text") from None
+        return MaskedKey(KeyId.parse(self.key_id), KeyId.parse(self.pad_id), masked)
+
+
+class GrantsMessage(Message):
+    """Keys of one master for further slaves."""
+
+    master: _Sae
+    slaves: Annotated[list[_Sae], Field(min_length=1, max_length=MAX_SLAVES)]
+    keys: Annotated[list[MaskedKeyMessage], Field(min_length=1, max_length=MAX_DELIVERED_KEYS)]
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        """Write a delivery."""
+        return cls(
+            master=str(delivery.master),
+            slaves=[str(slave) for slave in delivery.slaves],
+            keys=[MaskedKeyMessage.of(key) for key in delivery.keys],
+        )
+
+    def to_delivery(self) -> Delivery:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If a name or an id is none, or something stands there twice.
+        """
+        return Delivery(
+            SaeId(self.master),
+            tuple(SaeId(name) for name in self.slaves),
+            tuple(key.to_key() for key in self.keys),
+        )
 
 
 class DoneMessage(Message):

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kme.errors import StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
+from kme.store.grants import Grant, GrantShelf, KeptGrant, fresh_of, pads_of
 from kme.store.pairstate import PairState
 from kme.store.records import (
     Claim,
@@ -40,6 +41,7 @@ class _State:
     claims: dict[str, tuple[KmeId, Claim]] = field(default_factory=dict)
     n_claims: int = 0
     incidents: list[Incident] = field(default_factory=list)
+    grants: GrantShelf = field(default_factory=GrantShelf)
 
     def pair(self, peer: KmeId) -> PairState:
         return self.pairs.setdefault(peer, PairState())
@@ -50,6 +52,7 @@ class _State:
             dict(self.claims),
             self.n_claims,
             list(self.incidents),
+            self.grants.copy(),
         )
 
 
@@ -242,6 +245,30 @@ class MemoryStore:
         """Carry out the expiries that are due."""
         pair = self._state.pair(peer)
         return await self._step("expire", lambda: pair.expire(now_unix_s))
+
+    # Grants
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants and keep the grants, in one step."""
+        await self._step("keep_grants", lambda: self._keep_grants(peer, grants))
+
+    def _keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        shelf = self._state.grants
+        fresh = fresh_of(shelf.find(peer, [grant.key_id for grant in grants]), grants)
+        self._state.pair(peer).draw(pads_of(fresh))
+        shelf.add(peer, fresh)
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes."""
+        return await self._step("grants", lambda: self._state.grants.find(peer, key_ids))
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them or none."""
+        await self._step("take_grants", lambda: self._state.grants.take(peer, slave, key_ids))
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time."""
+        return await self._step("purge_grants", lambda: self._state.grants.purge(now_unix_s, limit))
 
     # Heartbeats
 

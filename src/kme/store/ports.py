@@ -18,8 +18,9 @@ is unknown until the call is repeated or the state is read again.
 from collections.abc import Sequence
 from typing import Protocol
 
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
+from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
     Expiry,
@@ -268,6 +269,68 @@ class ExpiryStore(Protocol):
         ...
 
 
+class GrantStore(Protocol):
+    """Keys granted to further slaves of this KME (`kme.store.grants`)."""
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants and keep the grants, in one step; all or none.
+
+        One that is kept already and is the same stays as it is, whatever became
+        of it. In Vault a call that was cut off may have drawn pads and kept
+        nothing: those keys are burnt, and the repeat is refused.
+
+        Parameters
+        ----------
+        peer
+            The KME where the master lives, and which owns the pads' blocks;
+            this KME itself for grants without pads.
+        grants
+            What is granted.
+
+        Raises
+        ------
+        KeyNotFoundError, OverlapError
+            If a pad cannot be drawn (as `SupplyStore.draw`).
+        InputError
+            If another key was granted under one of the key_IDs, or one is
+            listed twice.
+        """
+        ...
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes; those not known are left out."""
+        ...
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them, for ever, or none.
+
+        In Vault a refusal because of another call at the same moment may leave
+        some of them taken.
+
+        Raises
+        ------
+        KeyNotFoundError
+            If one is not here, or does not wait for this slave.
+        InputError
+            If one is listed twice.
+        """
+        ...
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time, and shred their bytes.
+
+        One call looks at or removes `limit` grants at most; called again and
+        again it comes to all. Infinite time burns all that there are. Their
+        pads stay drawn, so none of them can be kept again.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        ...
+
+
 class HeartbeatStore(Protocol):
     """The nonces by which a roll-back is seen."""
 
@@ -312,7 +375,14 @@ class IncidentStore(Protocol):
 
 
 class Store(
-    InboxStore, PairingStore, SupplyStore, ExpiryStore, HeartbeatStore, IncidentStore, Protocol
+    InboxStore,
+    PairingStore,
+    SupplyStore,
+    ExpiryStore,
+    GrantStore,
+    HeartbeatStore,
+    IncidentStore,
+    Protocol,
 ):
     """All that one KME keeps."""
 

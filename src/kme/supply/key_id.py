@@ -9,6 +9,7 @@ from kme.encoding import encode_fields
 from kme.errors import IdentifierError
 from kme.ids import KeyId, KmeId, SaeId
 from kme.secret import Secret
+from kme.store.records import GranuleRange
 
 _LABEL: Final = b"kme key_ID 1"
 """Keeps these tags apart from any other use of the same key."""
@@ -118,6 +119,18 @@ def is_made_for(id_key: Secret, encoded_scope: bytes, key_id: KeyId) -> bool:
     return hmac.compare_digest(
         expected.to_bytes(_TAG_BYTES, "big"), key_id.tag.to_bytes(_TAG_BYTES, "big")
     )
+
+
+def range_of(key_id: KeyId) -> GranuleRange:
+    """Return the range that a key occupies.
+
+    Raises
+    ------
+    InputError
+        If it touches the block's reserved bytes.
+    """
+    start = key_id.offset_granules
+    return GranuleRange(key_id.block_number, start, start + key_id.n_granules)
 
 
 def _tag(

@@ -75,8 +75,15 @@ class KeySupply(Protocol):
     length or an error, never a short answer.
     """
 
-    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
-        """Cut fresh keys for a master SAE of this KME and a slave SAE of another.
+    async def new_keys(
+        self,
+        master: SaeId,
+        slave: SaeId,
+        n_keys: int,
+        n_bytes: int,
+        more_slaves: Sequence[SaeId] = (),
+    ) -> list[Key]:
+        """Cut fresh keys for a master SAE of this KME and the slave SAEs that it names.
 
         Parameters
         ----------
@@ -88,12 +95,14 @@ class KeySupply(Protocol):
             How many.
         n_bytes
             How long each is, in bytes; 1 to 8192.
+        more_slaves
+            Further SAEs, of any KME, that will ask for the same keys, each once.
 
         Returns
         -------
         list of Key
-            `n_keys` keys that nobody was given before and nobody but these two
-            SAEs will be given.
+            `n_keys` keys that nobody was given before and nobody but these
+            SAEs will be given. What further slaves need is durable at their KMEs.
 
         Raises
         ------
@@ -103,14 +112,15 @@ class KeySupply(Protocol):
         OutOfKeysError
             If too few bytes are in stock; none is handed out then.
         PeerUnavailableError
-            If the slave's KME was not heard within its lease.
+            If the KME of a slave was not heard within its lease, or doesn't take
+            a key for a further slave: it is burnt then.
         UnavailableError
             If the store doesn't answer, or the supply is not open.
         """
         ...
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
-        """Hand out, once, the keys that a master SAE of another KME was given.
+        """Hand out, once, the keys that a master SAE was given, of another KME or of this one.
 
         Parameters
         ----------

@@ -27,6 +27,7 @@ DOCUMENTS = (
     "blocks/kme-2/1",
     "ledgers/kme-2/1",
     "expiry/kme-2",
+    "grants/kme-2/1/80000000-0000-8000-8000-000000000000",
     "heartbeats/kme-2",
     "incidents",
     "site/digest-key",
@@ -40,7 +41,7 @@ CREATES = {
     "watcher": ("inbox/", "index/"),
     "rest": (
         *("inbox/", "index/", "pairs/", "room/", "blocks/", "ledgers/", "expiry/"),
-        *("heartbeats/", "incidents", "registry/", "lease"),
+        *("heartbeats/", "grants/", "incidents", "registry/", "lease"),
     ),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
@@ -56,7 +57,7 @@ READS = {
 }
 FORGETS = {
     "watcher": (),
-    "rest": ("inbox/", "index/", "blocks/", "ledgers/", "room/"),
+    "rest": ("inbox/", "index/", "blocks/", "ledgers/", "room/", "grants/"),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
     "metrics": (),

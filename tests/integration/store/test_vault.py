@@ -34,6 +34,7 @@ from store_contract import (
     some_key,
 )
 from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
 from vault_story import DIGEST_KEY
 
 
@@ -75,7 +76,7 @@ class VaultBackend:
         return store
 
 
-class TestVaultStore(StoreContract, EndOfKeysContract):
+class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract):
     @pytest.fixture
     def backend(self, real_vault: RealVault) -> VaultBackend:
         return VaultBackend(real_vault)

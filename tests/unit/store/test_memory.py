@@ -12,6 +12,7 @@ from kme.store.memory import MemoryStore
 from kme.store.records import GranuleRange
 from store_contract import LINK, A, B, FloorStore, StoreContract, add_block, everything, some_key
 from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
 
 
 class MemoryBackend:
@@ -29,7 +30,7 @@ class MemoryBackend:
         return store.reopened()
 
 
-class TestMemoryStore(StoreContract, EndOfKeysContract):
+class TestMemoryStore(StoreContract, EndOfKeysContract, GrantContract):
     @pytest.fixture
     def backend(self) -> MemoryBackend:
         return MemoryBackend()

@@ -28,6 +28,10 @@ from kme.pki.tls import server_context
 from kme.registry.records import SaeList
 from kme.registry.saes import SaeRegistry
 from kme.server import MutualTlsServer, ServerLimits
+from kme.supply.cache import BlockCache
+from kme.supply.draw import DrawPorts
+from kme.supply.grantee import Grantee
+from kme.supply.purge import keep_purging
 from kme.workers.feed import LivenessSpeaker
 
 _logger = logging.getLogger(__name__)
@@ -88,6 +92,7 @@ class Elected:
                 teller = SaeTeller(self.registry, links, self.clock)
                 tasks.create_task(teller.run(until_cancelled), name="own SAEs")
                 tasks.create_task(pairing.run(until_cancelled), name="pairing")
+                tasks.create_task(keep_purging(self.kept.store, self.clock), name="purging")
 
     def _server(self, pairing: Pairing, links: Links) -> MutualTlsServer:
         rest = self.settings.rest
@@ -97,7 +102,10 @@ class Elected:
         told = _Told(self.registry, self.upkeep)
         ports = OperationPorts(self.kept.store, self.clock, pairing, pairing, told)
         operations = Operations(local, ports, links)
-        peer_app = create_peer_app(local, pairing, tuple(links), find, operations)
+        store = self.kept.store
+        drawing = DrawPorts(self.upkeep.directory, store, BlockCache(store), self.clock)
+        grantee = Grantee(drawing, pairing)
+        peer_app = create_peer_app(local, pairing, tuple(links), find, operations, grants=grantee)
         admin_app = create_admin_app(
             operations, _require_operator, self.upkeep.look, self.upkeep.heed_cleared
         )

@@ -12,6 +12,7 @@ from typing import Final
 from kme.appliance.rest.elected import LIVENESS_SOCKET, Elected
 from kme.appliance.rest.gate import PROXY, FrontGate
 from kme.appliance.rest.health import Health
+from kme.appliance.rest.peers import links_to
 from kme.appliance.rest.settings import RestSettings
 from kme.appliance.rest.upkeep import Upkeep, UpkeepPorts
 from kme.appliance.rest.vault import Kept, keep_trying, linked_peers, open_kept, session_of
@@ -129,9 +130,14 @@ class _Worker:
         revoked = RevocationMemory(authority, clock)
         name, roll = fresh_worker_name(), Roll(settings.rest.run)
         stack.enter_context(roll.present(name))
-        reserves = [reserve.of_pair() for reserve in settings.reserves]
-        limits = SupplyLimits(stock_shared_s=_STOCK_SHARED_S, reserves=reserves)
-        supply = LinkSupply(directory, kept.store, listener, clock, name, limits)
+        links = await stack.enter_async_context(links_to(kept.sites, settings))
+        limits = SupplyLimits(
+            stock_shared_s=_STOCK_SHARED_S,
+            reserves=[reserve.of_pair() for reserve in settings.reserves],
+            local_pairs=settings.offer.local_pairs,
+            local_lifetime_s=settings.pairing.key_lifetime_s,
+        )
+        supply = LinkSupply(directory, kept.store, listener, clock, name, limits, links=links)
         ports = UpkeepPorts(kept, registry, directory, revoked, supply, roll, self.health, clock)
         upkeep = Upkeep(settings, ports, stop)
         find = ForwardedCertificate(PROXY, lambda _: authority, revoked.require_good, clock)

@@ -80,6 +80,11 @@ class Upkeep:
         self._asked = settings.rest.run / _ASKED_NAME
         self._answered_ns = self._asked_ns()
 
+    @property
+    def directory(self) -> SaeDirectory:
+        """Which SAE lives where, as it was seen last."""
+        return self._ports.directory
+
     async def learn(self) -> None:
         """Look for what must be known before anyone is let in: an SAE is told that it is unknown.
 

@@ -104,6 +104,14 @@ _TABLES: Final = (
         number INTEGER NOT NULL, open_from TEXT NOT NULL, due_unix_s REAL NOT NULL
     )""",
     "CREATE INDEX expiries_by_time ON expiries (peer, due_unix_s, id)",
+    # A granted key, once for each SAE that it names; without its bytes once that one took it.
+    """CREATE TABLE grants (
+        peer TEXT NOT NULL, key_id TEXT NOT NULL, slave TEXT NOT NULL,
+        master TEXT NOT NULL, proof BLOB NOT NULL, due_unix_s REAL NOT NULL,
+        data_key BLOB, key BLOB,
+        PRIMARY KEY (peer, key_id, slave)
+    )""",
+    "CREATE INDEX grants_by_due ON grants (due_unix_s)",
     """CREATE TABLE heartbeats (
         peer TEXT PRIMARY KEY, pending TEXT, acknowledged TEXT, heard TEXT
     ) WITHOUT ROWID""",

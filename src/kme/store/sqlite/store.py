@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
+from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
     Expiry,
@@ -24,7 +25,16 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
-from kme.store.sqlite import draws, expiry, heartbeats, inbox, incidents, pairing, room
+from kme.store.sqlite import (
+    draws,
+    expiry,
+    grantrows,
+    heartbeats,
+    inbox,
+    incidents,
+    pairing,
+    room,
+)
 from kme.store.sqlite.lock import StoreLock
 from kme.store.sqlite.schema import connect
 from kme.store.sqlite.seal import Sealer
@@ -202,6 +212,24 @@ class SqliteStore:
             n_more, is_done = await self._writer.call(expiry.expire, peer, now_unix_s)
             n_expired += n_more
         return n_expired
+
+    # Grants
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants and keep the grants, in one step."""
+        await self._writer.call(grantrows.keep, peer, grants)
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes."""
+        return await self._writer.call(grantrows.find, peer, key_ids)
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them or none."""
+        await self._writer.call(grantrows.take, peer, slave, key_ids)
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time."""
+        return await self._writer.call(grantrows.purge, now_unix_s, limit)
 
     # Heartbeats
 

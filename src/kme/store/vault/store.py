@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Final, Self
 
 from kme.errors import SettingsError, StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
+from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
     Expiry,
@@ -28,6 +29,7 @@ from kme.store.records import (
 from kme.store.vault.cell import Cell, Cells, DocumentStore
 from kme.store.vault.draws import Draws
 from kme.store.vault.expiring import Expiring
+from kme.store.vault.grants import Grants
 from kme.store.vault.inbox import Inbox
 from kme.store.vault.keydocs import KeyDocs
 from kme.store.vault.notes import HeartbeatState, IncidentState
@@ -67,6 +69,7 @@ class VaultStore:
         self._pairing = Pairing(documents, keydocs, self._inbox, self._rooms)
         self._draws: dict[KmeId, Draws] = {}
         self._expiring = Expiring(documents, self._pairing, self._rooms, self._pass_floors)
+        self._grants = Grants(documents, keydocs)
         self._heartbeats = Cells(lambda peer: Cell(documents, f"heartbeats/{peer}", HeartbeatState))
         self._incidents = Cell(documents, "incidents", IncidentState)
         self._n_calls = 0
@@ -252,6 +255,28 @@ class VaultStore:
                 if n_expired != 0:
                     self._draws_of(peer).forget()
             return n_expired
+
+    # Grants
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants, then keep the grants."""
+        async with self._call():
+            await self._grants.keep(peer, grants, self._draws_of(peer).draw)
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes."""
+        async with self._call():
+            return await self._grants.find(peer, key_ids)
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them or none."""
+        async with self._call():
+            await self._grants.take(peer, slave, key_ids)
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time."""
+        async with self._call():
+            return await self._grants.purge(now_unix_s, limit)
 
     # Heartbeats
 

@@ -32,6 +32,7 @@ from store_contract import (
     some_key,
 )
 from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
 
 MASTER = Secret(bytes(range(32)))
 
@@ -63,7 +64,7 @@ class SqliteBackend:
         return await SqliteStore.open(A, left, MASTER)
 
 
-class TestSqliteStore(StoreContract, EndOfKeysContract):
+class TestSqliteStore(StoreContract, EndOfKeysContract, GrantContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> SqliteBackend:
         return SqliteBackend(tmp_path)

@@ -34,6 +34,7 @@ from store_contract import (
     some_key,
 )
 from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
 from vault_story import DIGEST_KEY, WAYS, live_through
 
 
@@ -59,7 +60,7 @@ class DocumentsBackend:
         return await VaultStore.open(A, self._documents, DIGEST_KEY)
 
 
-class TestVaultStore(StoreContract, EndOfKeysContract):
+class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract):
     @pytest.fixture
     def backend(self) -> DocumentsBackend:
         return DocumentsBackend()
