@@ -161,6 +161,8 @@ class SimulatedKme:
                 await process.supply.close()
             except SimulatedCrash:
                 return
+            finally:
+                process.fuse.blow()
         process.fuse.blow()
 
     def check_lives(self) -> None:

@@ -82,7 +82,7 @@ class Plan:
     max_life_steps: int = 0
     kill_every_s: float = 0.0
     skew: float = 0.0
-    n_calls: int = 14
+    n_calls: int = 20
     eve_at_a: bool = False
     is_restored: bool = False
 
@@ -94,22 +94,22 @@ class Plan:
             seed,
             store=StoreKind.VAULT if seed % VAULT_EVERY == 0 else StoreKind.MEMORY,
             n_workers=rng.choice((0, 1, 2, 2, 3)),
-            busy_s=rng.choice((6.0, 10.0, 16.0)),
+            busy_s=rng.choice((4.0, 6.0, 10.0)),
             n_final_keys=rng.randint(6, 18),
             unequal=rng.choice((0.0, 0.0, 0.1)),
             one_sided=rng.choice((0.0, 0.1)),
             link=(
-                rng.choice((0.0, 0.05, 0.3)),
-                rng.choice((0.0, 0.05, 0.3)),
+                rng.choice((0.0, 0.05, 0.25)),
+                rng.choice((0.0, 0.05, 0.25)),
                 rng.choice((0.0, 0.3)),
-                rng.choice((0.005, 0.05, 1.5)),
+                rng.choice((0.002, 0.02, 0.02, 0.8)),
             ),
-            cut_every_s=rng.choice((0.0, 0.0, 8.0)),
+            cut_every_s=rng.choice((0.0, 0.0, 4.0)),
             unavailable=rng.choice((0.0, 0.02, 0.08)),
             late=rng.choice((0.2, 0.5)),
             max_pause_s=rng.choice((0.0, 0.01, 0.05)),
             max_life_steps=rng.choice((0, 0, 80, 400)),
-            kill_every_s=rng.choice((0.0, 3.0, 6.0)),
+            kill_every_s=rng.choice((0.0, 1.5, 4.0)),
             skew=rng.choice((0.0, 0.02)),
             eve_at_a=rng.random() < 0.3,
             is_restored=seed % RESTORE_EVERY == RESTORE_EVERY - 1,

@@ -1,11 +1,15 @@
 """run - a plan in, what came of it out: the counts of a good run, the trace of a bad one."""
 
 import asyncio
+import gc
 import logging
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from kme.runtime import first_error
 from simulate.checks import check_all
 from simulate.plan import Plan
 from simulate.recovery import RestoredCopy, restore_some_time
@@ -65,11 +69,14 @@ def run(plan: Plan, n_kept: int | None = KEPT_EVENTS) -> Outcome:
 
     failure = None
     logging.disable(logging.CRITICAL)
+    gc.disable()  # what is in a cycle is little and goes with the next run
     try:
         run_virtual(main)
     except Exception as error:  # noqa: BLE001 - whatever breaks a run is its outcome
-        failure = f"{type(error).__name__}: {error}"
+        first = first_error(error) if isinstance(error, BaseExceptionGroup) else error
+        failure = f"{type(first).__name__}: {first}{_where(first)}"
     finally:
+        gc.enable()
         logging.disable(logging.NOTSET)
     trace = traces[0]
     return Outcome(plan, failure, trace.counts, trace.lines())
@@ -87,6 +94,14 @@ async def _live(world: World) -> None:
     else:
         await check_all(world)
     world.ground.trace.count("blocks", world.witness.n_blocks)
+
+
+def _where(error: BaseException) -> str:
+    """Return where an error of the code comes from; a broken rule says it all itself."""
+    if isinstance(error, AssertionError) and str(error):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return "".join(f", {Path(one.filename).name}:{one.lineno} {one.name}" for one in frames)
 
 
 def _ignore_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

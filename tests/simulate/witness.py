@@ -66,6 +66,7 @@ class Witness:
     def __init__(self, kmes: tuple[KmeId, KmeId]) -> None:
         self._other = {kmes[0]: kmes[1], kmes[1]: kmes[0]}
         self._records = {kme: PairingRecord() for kme in kmes}
+        self._settled = dict.fromkeys(kmes, 0)
         self._proposals: dict[int, Proposal] = {}
         self._verdicts: dict[int, Verdict] = {}
         self._number_of: dict[FinalKeyRef, int] = {}
@@ -88,10 +89,12 @@ class Witness:
             self._saw_proposal(record.open_proposal)
         if record.last is not None:
             self._saw_settlement(record.last)
+            number = record.last.proposal.number
+            self._settled[kme] = max(self._settled[kme], number)
         for name in ("highest", "peer_settled", "floor_allocate", "floor_draw"):
             old, new = getattr(before, name), getattr(record, name)
             require(old <= new, f"{kme}: {name} fell from {old} to {new}")
-        theirs = _settled(self._records[self._other[kme]])
+        theirs = self._settled[self._other[kme]]
         require(
             record.peer_settled <= theirs,
             f"{kme} may allocate up to block {record.peer_settled}, the other KME has {theirs}",
@@ -176,10 +179,6 @@ class Witness:
     def is_known(self, key_id: KeyId) -> bool:
         """Return whether a master was given this key."""
         return key_id in self.issued
-
-
-def _settled(record: PairingRecord) -> int:
-    return record.last.proposal.number if record.last else 0
 
 
 def _place(key_id: KeyId) -> str:

@@ -18,7 +18,8 @@ from simulation import SimulatedCrash, VirtualClock
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
 DISKS: Final = {StoreKind.MEMORY: MemoryDisk, StoreKind.VAULT: VaultDisk}
-SIZES: Final = (120, 300, 520, 700, 1500, 3000)
+_FIRST_BLOCK_S: Final = 2.5
+SIZES: Final = (120, 300, 520, 1500, 3000, 6000, 6000)
 
 
 class World:
@@ -65,6 +66,9 @@ class World:
         for kme in self.both:
             kme.start()
         a, b = (tuple(s for s in self.homes if self.homes[s] == kme) for kme in (A, B))
+        self.spawn(self.feed())
+        bad = [asyncio.create_task(one) for one in (self._kill(), self._cut(), self._set_clocks())]
+        await self.ground.clock.sleep(_FIRST_BLOCK_S)
         works = [
             self.saes.master(ALICE, b),
             self.saes.master(BOB, a),
@@ -72,13 +76,11 @@ class World:
             self.saes.slave(BOB),
             self.saes.slave(EVE),
             self.saes.thief(),
-            self.feed(),
         ]
         if self.homes[EVE] == B:
             works.append(self.saes.master(EVE, (ALICE,)))
         for work in works:
             self.spawn(work)
-        bad = [asyncio.create_task(one) for one in (self._kill(), self._cut(), self._set_clocks())]
         while self.tasks:
             await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.check()
@@ -127,7 +129,7 @@ class World:
         """Let final keys arrive while the SAEs are busy, the first ones at once."""
         plan, rng = self.plan, self.rng
         for n in range(plan.n_final_keys):
-            if n > plan.n_final_keys // 3:
+            if n > plan.n_final_keys // 2:
                 await self.ground.clock.sleep(
                     rng.uniform(0, 2 * plan.busy_s / plan.n_final_keys)
                 )
