@@ -13,7 +13,7 @@ from kme.secret import Secret
 from kme.store.ledger import Ledger
 from kme.store.memory import MemoryStore
 from kme.store.ports import Store
-from kme.store.records import PairingRecord
+from kme.store.records import Claim, GranuleRange, PairingRecord
 from kme.store.vault import VaultStore
 from kme.store.vault.ledgers import ledger_path, read_ledger
 from kme.store.vault.pairs import PairState
@@ -40,10 +40,13 @@ class DiskWeather:
         Share of the failed writes to documents that land later.
     rng
         Where the dice come from.
+    note
+        Takes a line for the trace.
     """
 
     pause: Callable[[], Awaitable[None]]
     rng: random.Random
+    note: Callable[[str], None]
     unavailable: float = 0.0
     late: float = 0.0
 
@@ -86,6 +89,42 @@ class _Faults(StoreFaults):
         """Take nothing: the weather counts."""
 
 
+class TracedStore(CrashingStore):
+    """A process's store whose weightiest writes stand in the trace."""
+
+    def __init__(
+        self, inner: Store, fuse: Fuse, faults: StoreFaults, note: Callable[[str], None]
+    ) -> None:
+        super().__init__(inner, fuse, faults)
+        self._note = note
+
+    async def claim(
+        self, peer: KmeId, worker: str, min_granules: int, want_granules: int
+    ) -> Claim | None:
+        claim = await super().claim(peer, worker, min_granules, want_granules)
+        if claim is not None:
+            self._note(f"{worker} claims {_shown(claim.reserved)}")
+        return claim
+
+    async def give_back(self, peer: KmeId, claim: Claim, untouched_from: int) -> None:
+        await super().give_back(peer, claim, untouched_from)
+        self._note(f"{claim.worker} gives back {_shown(claim.reserved)} from {untouched_from} on")
+
+    async def close_claims(self, worker: str | None = None) -> int:
+        n_closed = await super().close_claims(worker)
+        if n_closed:
+            self._note(f"{n_closed} claims of {worker or 'all workers'} are closed")
+        return n_closed
+
+    async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
+        await super().raise_peer_settled(peer, number)
+        self._note(f"knows that {peer} has settled block {number}")
+
+
+def _shown(reserved: GranuleRange) -> str:
+    return f"{reserved.block_number}/{reserved.start}-{reserved.stop}"
+
+
 class MemoryDisk:
     """A store in memory that all processes of the KME share."""
 
@@ -100,7 +139,7 @@ class MemoryDisk:
             self._watch(self._store._state.pair(self._peer).record)
 
     def open(self, fuse: Fuse, weather: DiskWeather) -> Store:
-        return CrashingStore(self._store, fuse, _Faults(weather))
+        return TracedStore(self._store, fuse, _Faults(weather), weather.note)
 
     def inspect(self) -> Store:
         return self._store
@@ -217,8 +256,7 @@ class VaultDisk:
     def open(self, fuse: Fuse, weather: DiskWeather) -> Store:
         documents = self.documents_of(self._documents, fuse, weather)
         store = VaultStore(self._kme, documents, Secret(bytes(32)))
-        calm = StoreFaults(rng=weather.rng)
-        return CrashingStore(store, fuse, calm)
+        return TracedStore(store, fuse, StoreFaults(rng=weather.rng), weather.note)
 
     def inspect(self) -> Store:
         return VaultStore(self._kme, self._documents, Secret(bytes(32)))

@@ -14,7 +14,7 @@ from kme.pairing.pairing import Pairing
 from kme.pairing.ports import Liveness, PeerHandler
 from kme.secret import Secret
 from kme.store.ports import Store
-from kme.store.records import SourceClass
+from kme.store.records import PairingRecord, SourceClass
 from kme.supply.directory import SaeDirectory
 from kme.supply.supply import LinkSupply, SupplyLimits
 from kme.workers.feed import LivenessSpeaker
@@ -126,6 +126,10 @@ class SimulatedKme:
     _lives: list["asyncio.Task[None]"] = field(default_factory=list)
     _n_started: int = 0
     _is_off: bool = False
+
+    async def record(self) -> PairingRecord:
+        """Return what is written about the pair."""
+        return await self.disk.inspect().pairing(self.peer)
 
     # Lives
 

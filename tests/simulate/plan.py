@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from simulation import LinkFaults
-
 VAULT_EVERY: Final = 6
 """One seed in so many runs on the store of the appliance, which takes longer."""
 
@@ -65,6 +63,8 @@ class Plan:
         Whether the hostile SAE lives at the leader's KME.
     is_restored
         Whether an old backup is restored at one of the two.
+    starts_calm
+        Whether both get a first block before the weather turns bad.
     """
 
     seed: int
@@ -85,6 +85,7 @@ class Plan:
     n_calls: int = 20
     eve_at_a: bool = False
     is_restored: bool = False
+    starts_calm: bool = True
 
     @classmethod
     def of(cls, seed: int, **changes: Any) -> Self:
@@ -112,13 +113,10 @@ class Plan:
             kill_every_s=rng.choice((0.0, 1.5, 4.0)),
             skew=rng.choice((0.0, 0.02)),
             eve_at_a=rng.random() < 0.3,
+            starts_calm=rng.random() < 0.8,
             is_restored=seed % RESTORE_EVERY == RESTORE_EVERY - 1,
         )
         return replace(plan, **changes)
-
-    def link_faults(self) -> LinkFaults:
-        """Return the faults of one direction, to be changed while the run goes on."""
-        return LinkFaults(*self.link)
 
     def __str__(self) -> str:
         mode = f"{self.n_workers} workers" if self.n_workers else "embedded"

@@ -55,7 +55,7 @@ class RestoredCopy:
             await kme.kill_all()
 
 
-async def restore_some_time(world: World, recovery: Recovery) -> None:
+async def restore_some_time(recovery: Recovery, world: World) -> None:
     """Copy one KME's store, wait until its peer has heard more than the copy knows, restore it."""
     rng, clock = world.rng, world.ground.clock
     await clock.sleep(rng.uniform(0, world.plan.busy_s / 2))

@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,8 @@ def run(plan: Plan, n_kept: int | None = KEPT_EVENTS) -> Outcome:
 
 async def _live(world: World) -> None:
     recovery = RestoredCopy()
-    if world.plan.is_restored:
-        world.spawn(restore_some_time(world, recovery))
-    await world.be_busy()
+    more = [partial(restore_some_time, recovery)] if world.plan.is_restored else []
+    await world.be_busy(*more)
     world.heal()
     await world.ground.clock.sleep(1.0)
     if world.plan.is_restored:

@@ -26,6 +26,7 @@ ALICE, BOB, EVE = SaeId("alice"), SaeId("bob"), SaeId("eve")
 _SIZES: Final = (8, 16, 32, 32, 32, 33, 64, 200)
 _N_KEYS: Final = (1, 1, 1, 2, 5, 12)
 _LOST_ANSWER: Final = 0.03
+_ASKS_AGAIN: Final = 0.2
 
 
 @dataclass
@@ -142,7 +143,7 @@ class Saes:
                     master, rng.choice(slaves), rng.choice(_N_KEYS), rng.choice(_SIZES)
                 )
             except UnavailableError as error:
-                self.ground.trace.count(f"refused: {error.code}")
+                self._note(master, f"is refused new keys: {error.code}")
 
     async def slave(self, slave: SaeId) -> None:
         """Draw what came in, in batches, sometimes at two workers at once."""
@@ -157,12 +158,19 @@ class Saes:
             wanted = rng.sample(mine, min(len(mine), rng.choice((1, 1, 3, 10))))
             for _ in range(rng.choice((1, 1, 1, 2))):
                 self.ground.spawn(self._try_to_draw(master, slave, wanted))
+            if rng.random() < _ASKS_AGAIN:
+                drawn = [one for one in self.witness.issued.values() if one.is_drawn]
+                again = [one for one in drawn if (one.master, one.slave) == (master, slave)]
+                if again:
+                    self.ground.spawn(self._try_to_draw(master, slave, [rng.choice(again)]))
 
     async def _try_to_draw(self, master: SaeId, slave: SaeId, wanted: Sequence[Issued]) -> None:
         try:
             await self.draw(master, slave, wanted)
         except (UnavailableError, KeyNotFoundError) as error:
-            self.ground.trace.count(f"draws refused: {error.code}")
+            first = wanted[0].key.key_id
+            place = f"{first.block_number}/{first.offset_granules}"
+            self._note(slave, f"is refused {len(wanted)} keys from {place} on: {error.code}")
 
     async def thief(self) -> None:
         """Ask for keys of others, for drawn ones again, and under altered ids."""
@@ -191,7 +199,8 @@ class Saes:
         except OverlapError:
             raise BrokenRuleError("a forged id passed its check") from None
         except (KeyNotFoundError, NotEntitledError, RequestError, UnavailableError) as error:
-            self.ground.trace.count(f"eve: {error.code}")
+            self._note(EVE, f"is refused a key that isn't hers: {error.code}")
+            self.ground.trace.count("thefts refused")
 
     def _altered(self, key_id: KeyId) -> KeyId:
         rng = self.ground.rng

@@ -3,22 +3,25 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from kme.ids import Epoch, KmeId, SaeId
 from kme.pairing.ports import PeerHandler
 from simulate.clocks import SkewedClock
 from simulate.disks import DiskWeather, MemoryDisk, VaultDisk
-from simulate.kme import Ground, SimulatedKme
+from kme.store.records import MIN_BLOCK_BYTES
+from simulate.kme import LINK, Ground, SimulatedKme
 from simulate.plan import Plan, StoreKind
 from simulate.saes import ALICE, BOB, EVE, Saes
 from simulate.trace import Trace
 from simulate.witness import Witness
-from simulation import SimulatedCrash, VirtualClock
+from simulation import LinkFaults, SimulatedCrash, VirtualClock
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
 DISKS: Final = {StoreKind.MEMORY: MemoryDisk, StoreKind.VAULT: VaultDisk}
-_FIRST_BLOCK_S: Final = 2.5
+_ALL: Final = 100_000
+FIRST_SIZES: Final = (1500, 3000, 6000)
 SIZES: Final = (120, 300, 520, 1500, 3000, 6000, 6000)
 
 
@@ -61,15 +64,22 @@ class World:
         self.tasks.add(task)
         task.add_done_callback(self._done)
 
-    async def be_busy(self) -> None:
-        """Let everybody do their worst."""
+    async def be_busy(self, *more: Callable[["World"], Coroutine[Any, Any, None]]) -> None:
+        """Let everybody do their worst, in most runs after both got something to lose.
+
+        Parameters
+        ----------
+        more
+            What else begins with the bad weather.
+        """
         for kme in self.both:
             kme.start()
+        if self.plan.starts_calm:
+            await self._stock_up()
+        self._storm()
         a, b = (tuple(s for s in self.homes if self.homes[s] == kme) for kme in (A, B))
-        self.spawn(self.feed())
-        bad = [asyncio.create_task(one) for one in (self._kill(), self._cut(), self._set_clocks())]
-        await self.ground.clock.sleep(_FIRST_BLOCK_S)
         works = [
+            self.feed(),
             self.saes.master(ALICE, b),
             self.saes.master(BOB, a),
             self.saes.slave(ALICE),
@@ -79,13 +89,33 @@ class World:
         ]
         if self.homes[EVE] == B:
             works.append(self.saes.master(EVE, (ALICE,)))
-        for work in works:
+        for work in (*works, *(begin(self) for begin in more)):
             self.spawn(work)
+        bad = [asyncio.create_task(one) for one in (self._kill(), self._cut(), self._set_clocks())]
         while self.tasks:
             await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.check()
         for task in bad:
             task.cancel()
+
+    async def _stock_up(self) -> None:
+        """Give both KMEs a block to allocate from."""
+        for _ in range(2):
+            self.feed_one(self.rng.choice(FIRST_SIZES))
+            await self.until(self.is_settled, "the first blocks are formed")
+
+    def _storm(self) -> None:
+        self.ground.trace.note("world", "has bad weather from now on")
+        plan = self.plan
+        for kme in self.both:
+            faults = kme.way_out
+            faults.drop, faults.lose_answer, faults.duplicate, faults.max_delay_s = plan.link
+            kme.weather.unavailable = plan.unavailable
+            kme.max_life_steps = plan.max_life_steps
+            if plan.max_life_steps:
+                for process in kme.processes:
+                    n_left = self.rng.randint(1, plan.max_life_steps)
+                    process.fuse._blows_at = process.fuse.n_steps + n_left
 
     def heal(self) -> None:
         """Let everything go well from now on."""
@@ -129,7 +159,7 @@ class World:
         """Let final keys arrive while the SAEs are busy, the first ones at once."""
         plan, rng = self.plan, self.rng
         for n in range(plan.n_final_keys):
-            if n > plan.n_final_keys // 2:
+            if n > plan.n_final_keys // 4:
                 await self.ground.clock.sleep(
                     rng.uniform(0, 2 * plan.busy_s / plan.n_final_keys)
                 )
@@ -154,6 +184,29 @@ class World:
                 raise StuckError(f"{what}: not within {timeout_s:g} s of good weather")
             await self.ground.clock.sleep(0.5)
 
+    async def has_arrived(self) -> bool:
+        """Return whether all final keys were taken in."""
+        return not any(kme.arriving for kme in self.both)
+
+    async def is_settled(self) -> bool:
+        """Return whether all blocks are formed that can be, known and usable at both ends."""
+        if not await self.has_arrived():
+            return False
+        a, b = [await kme.record() for kme in self.both]
+        return (
+            a.open_proposal is None
+            and a.last == b.last
+            and a.peer_settled == b.peer_settled == a.highest
+            and await self._common_bytes() < MIN_BLOCK_BYTES
+        )
+
+    async def _common_bytes(self) -> int:
+        """Return how much waits that both hold."""
+        a, b = self.both
+        mine = await a.disk.inspect().inbox(a.peer, LINK, None, _ALL)
+        here = await b.disk.inspect().held(b.peer, [entry.ref for entry in mine])
+        return sum(entry.n_bytes for entry in here)
+
     # Weather
 
     def _kme(self, kme: KmeId) -> SimulatedKme:
@@ -172,11 +225,10 @@ class World:
             kme,
             peer,
             DISKS[plan.store](kme, peer, lambda record: self.witness.saw_record(kme, record)),
-            DiskWeather(pause, rng, plan.unavailable, plan.late),
+            DiskWeather(pause, rng, partial(self.ground.trace.note, kme), late=plan.late),
             own_clock,
             tuple(self.homes.items()),
-            plan.link_faults(),
-            plan.max_life_steps,
+            LinkFaults(),
         )
 
     def _door(self, kme: KmeId) -> Callable[[], PeerHandler | None]:
