@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from simulate.many import run_many
 from simulate.plan import Plan
@@ -12,7 +13,7 @@ from simulate.run import run
 
 _SHOWN_COUNTS = (
     "blocks", "messages", "messages lost", "partitions", "deaths", "restores",
-    "keys given", "keys drawn",
+    "keys given", "keys drawn", "thefts refused",
 )  # fmt: skip
 _MAX_REPORTS = 3
 
@@ -27,24 +28,29 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         return replay(options.seed)
+    plans = [Plan.of(seed) for seed in range(options.first, options.first + options.seeds)]
+    counts, n_failed = run_all(plans, options.jobs)
+    return bool(n_failed or not counts)
+
+
+def run_all(plans: Sequence[Plan], n_jobs: int) -> tuple[Counter[str], int]:
+    """Run all plans, print what breaks a rule and a summary; return counts and failures."""
     begun_s = time.monotonic()
-    outcomes = run_many(
-        [Plan.of(seed) for seed in range(options.first, options.first + options.seeds)],
-        options.jobs,
-        _show_progress if sys.stderr.isatty() else lambda n_done: None,
-    )
+    counts, n_failed = Counter[str](), 0
+    for n_done, outcome in enumerate(run_many(plans, n_jobs), start=1):
+        counts += outcome.counts
+        if outcome.failure:
+            n_failed += 1
+            full = n_failed <= _MAX_REPORTS
+            print(outcome.report() if full else f"{outcome.plan}: {outcome.failure}", flush=True)
+        if n_done % 1000 == 0:
+            print(f"{n_done} seeds, {time.monotonic() - begun_s:.0f} s", flush=True)
     lasted_s = time.monotonic() - begun_s
-    failed = [one for one in outcomes if one.failure]
-    for one in failed[:_MAX_REPORTS]:
-        print(one.report(), end="\n\n")
-    for one in failed[_MAX_REPORTS:]:
-        print(f"{one.plan}: {one.failure}")
-    counts = sum((one.counts for one in outcomes), Counter[str]())
-    print(f"seeds           {len(outcomes)}, {len(failed)} of them broke a rule")
-    print(f"time            {lasted_s:.1f} s, {len(outcomes) / lasted_s:.1f} seeds per second")
+    print(f"seeds           {len(plans)}, {n_failed} of them broke a rule")
+    print(f"time            {lasted_s:.1f} s, {len(plans) / lasted_s:.1f} seeds per second")
     for name in _SHOWN_COUNTS:
         print(f"{name:<15} {counts[name]}, {counts[name] / lasted_s:.1f} per second")
-    return bool(failed)
+    return counts, n_failed
 
 
 def replay(seed: int) -> int:
@@ -53,10 +59,6 @@ def replay(seed: int) -> int:
     print("\n".join((str(outcome.plan), *outcome.trace)))
     print(outcome.failure or "every rule was kept")
     return bool(outcome.failure)
-
-
-def _show_progress(n_done: int) -> None:
-    print(f"\r{n_done} seeds", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

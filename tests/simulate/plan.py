@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 VAULT_EVERY: Final = 6
 """One seed in so many runs on the store of the appliance, which takes longer."""
 
-RESTORE_EVERY: Final = 10
+RESTORE_EVERY: Final = 11
 """One seed in so many restores an old backup in the midst of it."""
 
 

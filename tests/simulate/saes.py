@@ -121,9 +121,10 @@ class Saes:
             answer = await call(process.supply)
         except SimulatedCrash:
             raise UnavailableError("connection lost") from None
+        if process.fuse.is_blown:
+            raise UnavailableError("connection lost")  # what a dead process does is not done
         saw(answer)
-        is_lost = not self.is_network_sound and self.ground.rng.random() < _LOST_ANSWER
-        if process.fuse.is_blown or is_lost:
+        if not self.is_network_sound and self.ground.rng.random() < _LOST_ANSWER:
             self._note(process.name, f"answers {_shown(answer)}, and nobody hears it")
             raise UnavailableError("connection lost")
         return answer
