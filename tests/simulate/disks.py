@@ -1,11 +1,11 @@
-"""disks - what survives the processes of one KME, on either store, and a look at it from outside."""
+"""disks - what survives the processes of one KME, on either store, and how it looks outside."""
 
 import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from kme.errors import ConflictError, StoreUnavailableError
 from kme.ids import KmeId
@@ -21,6 +21,8 @@ from kme.store.vault.roomstate import RoomState
 from kme.vault.documents import Document
 from memory_documents import MemoryDocuments
 from simulation import CrashingStore, Fuse, StoreFaults
+
+T = TypeVar("T")
 
 Watch = Callable[[PairingRecord], None]
 """Told of the pair's record right after each write, before anybody else can act on it."""
@@ -52,7 +54,16 @@ class DiskWeather:
 
 
 class Disk(Protocol):
-    """What one KME keeps for its only peer."""
+    """What one KME keeps for its only peer.
+
+    Attributes
+    ----------
+    undoes_lost_claims
+        Whether a claim is undone whose writing was in doubt; else it stays
+        open until its worker ends.
+    """
+
+    undoes_lost_claims: ClassVar[bool]
 
     def open(self, fuse: Fuse, weather: DiskWeather) -> Store:
         """Return the store as one process sees it."""
@@ -81,7 +92,7 @@ class _Faults(StoreFaults):
         self._weather = weather
 
     @property
-    def unavailable(self) -> float:  # type: ignore[override]
+    def unavailable(self) -> float:
         return self._weather.unavailable
 
     @unavailable.setter
@@ -128,7 +139,7 @@ def _shown(reserved: GranuleRange) -> str:
 class MemoryDisk:
     """A store in memory that all processes of the KME share."""
 
-    undoes_lost_claims = False
+    undoes_lost_claims: ClassVar[bool] = False
 
     def __init__(self, kme: KmeId, peer: KmeId, watch: Watch) -> None:
         self._kme, self._peer, self._watch = kme, peer, watch
@@ -214,7 +225,7 @@ class _ProcessDocuments:
         except ConflictError:
             return
 
-    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         rng = self.weather.rng
         fails = rng.random() < self.weather.unavailable
         fails_before = fails and rng.random() < 0.5
@@ -233,13 +244,13 @@ class _ProcessDocuments:
 class VaultDisk:
     """Documents as Vault keeps them; each process has a store of its own on them."""
 
-    undoes_lost_claims = True
+    undoes_lost_claims: ClassVar[bool] = True
     documents_of = staticmethod(_ProcessDocuments)
 
     def __init__(self, kme: KmeId, peer: KmeId, watch: Watch) -> None:
         self._kme, self._peer, self._watch = kme, peer, watch
         self._documents = _WatchedDocuments()
-        self._documents.landed = self._landed  # type: ignore[method-assign]
+        self._documents.landed = self._landed
 
     def _landed(self, path: str) -> None:
         if path in {f"pairs/{self._peer}", f"room/{self._peer}"}:

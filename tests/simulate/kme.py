@@ -237,9 +237,7 @@ class SimulatedKme:
 
     async def _supply(self, process: Process, liveness: Liveness, *, closes_lapsed: bool) -> None:
         directory = SaeDirectory(self.local, (self.peer,), self.residents)
-        supply = LinkSupply(
-            directory, process.store, liveness, self.clock, process.name, _LIMITS
-        )
+        supply = LinkSupply(directory, process.store, liveness, self.clock, process.name, _LIMITS)
         await _until_there(lambda: supply.open(closes_lapsed=closes_lapsed), self.clock)
         process.supply, process.liveness = supply, liveness
         self.workers.append(process)

@@ -61,7 +61,12 @@ CALM: Final = {
     "starts_calm": True,
 }
 DEADLY: Final = {**CALM, "kill_every_s": 0.6}
-LOSSY: Final = {**CALM, "link": (0.2, 0.4, 0.0, 0.02)}
+LOSSY: Final = {
+    **CALM,
+    "link": (0.1, 0.6, 0.0, 0.02),
+    "busy_s": 8.0,
+    "n_final_keys": 14,
+}
 UNEQUAL: Final = {**CALM, "unequal": 0.5}
 CROWDED: Final = {**CALM, "store": StoreKind.VAULT, "n_workers": 3}
 LATE: Final = {**CROWDED, "n_workers": 2, "unavailable": 0.15, "late": 0.7}
@@ -120,11 +125,12 @@ def test_an_answer_before_the_claim_is_durable_is_found(monkeypatch: Patch) -> N
 def test_a_write_without_check_and_set_is_found(monkeypatch: Patch) -> None:
     class Overwriting(_ProcessDocuments):
         async def write(self, path: str, data: Mapping[str, Any], version: int) -> int:
-            now = self.documents._kept.get(path, ("", 0))[1]
-            return await super().write(path, data, now)
+            if path.startswith(("room/", "ledgers/")):
+                version = self.documents._kept.get(path, ("", 0))[1]
+            return await super().write(path, data, version)
 
     monkeypatch.setattr(VaultDisk, "documents_of", staticmethod(Overwriting))
-    expect_found({**CROWDED, "max_pause_s": 0.0}, "two key_IDs|delivered twice|forgot draws")
+    expect_found(CROWDED, "two key_IDs|delivered twice|forgot draws")
 
 
 def test_a_block_whose_tag_differs_is_found(monkeypatch: Patch) -> None:
@@ -179,8 +185,7 @@ class MemoryBackend:
 
 
 def test_a_draw_that_creates_a_missing_ledger_is_found(monkeypatch: Patch) -> None:
-    """No ledger is ever missing in a world without an operator who clears: the contract finds it."""
-
+    """In these worlds no ledger is ever missing: the contract of stores finds it."""
 
     def draw(
         ledgers: Mapping[int, Ledger | None], ranges: Sequence[GranuleRange]
@@ -213,9 +218,7 @@ def test_a_draw_undone_is_found(monkeypatch: Patch) -> None:
                 ledger = pair.ledgers.get(wanted.block_number)
                 if ledger is not None:
                     bits = (1 << wanted.stop) - (1 << wanted.start)
-                    pair.ledgers[wanted.block_number] = replace(
-                        ledger, drawn=ledger.drawn & ~bits
-                    )
+                    pair.ledgers[wanted.block_number] = replace(ledger, drawn=ledger.drawn & ~bits)
             raise
 
     monkeypatch.setattr(PairState, "draw", draw)
@@ -257,7 +260,7 @@ def test_allocation_before_the_others_ledger_is_durable_is_found(monkeypatch: Pa
 
     monkeypatch.setattr(rules, "is_usable", is_usable)
     monkeypatch.setattr(rules, "opened_by", opened_by)
-    expect_found(LOSSY, "is refused key .* never drawn", n_seeds=2 * N_SEEDS)
+    expect_found(LOSSY, "is refused key .* never drawn")
 
 
 def test_a_timed_out_claim_taken_as_failed_is_found(monkeypatch: Patch) -> None:

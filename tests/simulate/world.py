@@ -2,15 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
 from kme.ids import Epoch, KmeId, SaeId
 from kme.pairing.ports import PeerHandler
+from kme.store.records import MIN_BLOCK_BYTES
 from simulate.clocks import SkewedClock
 from simulate.disks import DiskWeather, MemoryDisk, VaultDisk
-from kme.store.records import MIN_BLOCK_BYTES
 from simulate.kme import LINK, Ground, SimulatedKme
 from simulate.plan import Plan, StoreKind
 from simulate.saes import ALICE, BOB, EVE, Saes
@@ -19,7 +19,10 @@ from simulate.witness import Witness
 from simulation import LinkFaults, SimulatedCrash, VirtualClock
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
-DISKS: Final = {StoreKind.MEMORY: MemoryDisk, StoreKind.VAULT: VaultDisk}
+DISKS: Final[Mapping[StoreKind, type[MemoryDisk] | type[VaultDisk]]] = {
+    StoreKind.MEMORY: MemoryDisk,
+    StoreKind.VAULT: VaultDisk,
+}
 _ALL: Final = 100_000
 FIRST_SIZES: Final = (1500, 3000, 6000)
 SIZES: Final = (120, 300, 520, 1500, 3000, 6000, 6000)
@@ -160,9 +163,7 @@ class World:
         plan, rng = self.plan, self.rng
         for n in range(plan.n_final_keys):
             if n > plan.n_final_keys // 4:
-                await self.ground.clock.sleep(
-                    rng.uniform(0, 2 * plan.busy_s / plan.n_final_keys)
-                )
+                await self.ground.clock.sleep(rng.uniform(0, 2 * plan.busy_s / plan.n_final_keys))
             ends = rng.choice("ab") if rng.random() < plan.one_sided else "ab"
             is_unequal = rng.random() < plan.unequal
             self.feed_one(rng.choice(SIZES), is_unequal=is_unequal, ends=ends)
