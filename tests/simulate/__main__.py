@@ -12,7 +12,7 @@ from simulate.plan import Plan
 from simulate.run import run
 
 _SHOWN_COUNTS = (
-    "blocks", "messages", "messages lost", "partitions", "deaths", "restores",
+    "blocks", "messages", "messages lost", "partitions", "outages", "deaths", "restores",
     "keys given", "keys drawn", "thefts refused",
 )  # fmt: skip
 _MAX_REPORTS = 3

@@ -49,6 +49,9 @@ class Plan:
     unavailable, late
         Probability that a call to a store fails with unknown outcome; and the
         share of the writes to documents among those that land later.
+    outage_every_s
+        The store of one KME fails at every call for a while about so often;
+        never if 0.
     max_pause_s
         Calls to a store take up to twice so long.
     max_life_steps
@@ -78,6 +81,7 @@ class Plan:
     cut_every_s: float = 0.0
     unavailable: float = 0.0
     late: float = 0.0
+    outage_every_s: float = 0.0
     max_pause_s: float = 0.01
     max_life_steps: int = 0
     kill_every_s: float = 0.0
@@ -108,6 +112,7 @@ class Plan:
             cut_every_s=rng.choice((0.0, 0.0, 4.0)),
             unavailable=rng.choice((0.0, 0.02, 0.08)),
             late=rng.choice((0.2, 0.5)),
+            outage_every_s=rng.choice((0.0, 0.0, 3.0)),
             max_pause_s=rng.choice((0.0, 0.01, 0.05)),
             max_life_steps=rng.choice((0, 0, 80, 400)),
             kill_every_s=rng.choice((0.0, 1.5, 4.0)),

@@ -52,6 +52,7 @@ CALM: Final = {
     "link": (0.0, 0.0, 0.0, 0.005),
     "cut_every_s": 0.0,
     "unavailable": 0.0,
+    "outage_every_s": 0.0,
     "max_pause_s": 0.01,
     "max_life_steps": 0,
     "kill_every_s": 0.0,

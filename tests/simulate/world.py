@@ -94,7 +94,8 @@ class World:
             works.append(self.saes.master(EVE, (ALICE,)))
         for work in (*works, *(begin(self) for begin in more)):
             self.spawn(work)
-        bad = [asyncio.create_task(one) for one in (self._kill(), self._cut(), self._set_clocks())]
+        weather = (self._kill(), self._cut(), self._seal(), self._set_clocks())
+        bad = [asyncio.create_task(one) for one in weather]
         while self.tasks:
             await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.check()
@@ -256,6 +257,18 @@ class World:
             for kme in cut:
                 self.kmes[kme].way_out.drop = self.plan.link[0]
             self.ground.trace.note("link", "is whole again")
+
+    async def _seal(self) -> None:
+        mean_s = self.plan.outage_every_s
+        while mean_s:
+            await self.ground.clock.sleep(self.rng.uniform(0, 2 * mean_s))
+            kme = self.rng.choice(self.both)
+            self.ground.trace.note(kme.local, "has no store for a while")
+            self.ground.trace.count("outages")
+            kme.weather.unavailable = 1.0
+            await self.ground.clock.sleep(self.rng.uniform(0.2, mean_s))
+            kme.weather.unavailable = self.plan.unavailable
+            self.ground.trace.note(kme.local, "has its store again")
 
     async def _set_clocks(self) -> None:
         while self.plan.skew:
