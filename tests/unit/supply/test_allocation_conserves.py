@@ -79,7 +79,7 @@ class Scene:
         own = self.pair.stores[A]._state.pair(B).own
         free = {
             (number, granule)
-            for _, number in own.usable
+            for number in own.numbers
             for granule in range(own.marks[number], own.sizes[number])
         }
         claimed: Granules = set()
