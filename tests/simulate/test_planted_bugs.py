@@ -164,13 +164,15 @@ def test_another_content_under_the_same_number_is_found(monkeypatch: Patch) -> N
 
 
 def test_a_burnt_range_used_again_is_found(monkeypatch: Patch) -> None:
-    close = MemoryStore._close_claims
-
     def close_claims(store: MemoryStore, worker: str | None) -> int:
-        for peer, claim in list(store._state.claims.values()):
-            if worker in {None, claim.worker}:
-                store._state.pair(peer).give_back(claim.reserved, claim.reserved.start)
-        return close(store, worker)
+        closed = [
+            (peer, claim)
+            for peer, claim in store._state.claims.values()
+            if worker in {None, claim.worker}
+        ]
+        for peer, claim in closed:
+            store._give_back(peer, claim, claim.reserved.start)
+        return len(closed)
 
     monkeypatch.setattr(MemoryStore, "_close_claims", close_claims)
     expect_found(DEADLY, "under two key_IDs|may allocate .* a second time")
