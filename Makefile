@@ -181,6 +181,14 @@ two-kmes: ## Two appliances on this host, from nothing to one key compared
 test: $(READY) ## The test suite; one part of it: make test T=tests/unit/supply
 	$(RUN) -m pytest -n auto --dist loadscope $(T) $(ARGS)
 
+.PHONY: simulate
+simulate: $(READY) ## The whole system in simulated worlds: make simulate SEEDS=10000, or replay one: SEED=n
+	@PYTHONPATH=tests:tests/support $(RUN) -m simulate \
+	  $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
+SEEDS ?= 1000
+SEED  ?=
+
 .PHONY: test-vault
 test-vault: $(READY) ## Tests that need a real Vault, Traefik or sshd
 	scripts/build-vault

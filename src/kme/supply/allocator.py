@@ -294,4 +294,9 @@ class Allocator:
         self._retired.sort(key=lambda item: (item[0].reserved.block_number, item[1]))
         while self._retired:
             claim, untouched_from = self._retired.pop()
-            await self._ports.store.give_back(self._peer, claim, untouched_from)
+            try:
+                await self._ports.store.give_back(self._peer, claim, untouched_from)
+            except UnavailableError:
+                # It may be open still; to close it once more does nothing.
+                self._retired.append((claim, untouched_from))
+                raise

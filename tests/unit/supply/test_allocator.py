@@ -443,6 +443,23 @@ def test_closing_without_the_store_burns_what_it_cannot_give_back() -> None:
     run(scenario())
 
 
+def test_what_could_not_be_given_back_is_given_back_later() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.blocks.add(A, 512)
+        await bench.take()
+        bench.allocator._retire(bench.allocator._open)
+        bench.allocator._open = []
+        bench.script.fail("before give_back")
+        with pytest.raises(StoreUnavailableError):
+            await bench.take()
+        await bench.take()
+        await bench.allocator.close()
+        assert await bench.store.close_claims() == 0, "a claim stayed open that nobody knows of"
+
+    run(scenario())
+
+
 def test_nothing_is_claimed_ahead_for_a_while_after_a_fruitless_try() -> None:
     async def scenario() -> None:
         bench = Bench()
