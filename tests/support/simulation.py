@@ -13,7 +13,7 @@ keeps what was written, and a new process starts from that with a new fuse.
 import asyncio
 import random
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from kme.store.records import (
     Stock,
     Verdict,
 )
+from kme.store.restore import RestoreAgreement
 
 T = TypeVar("T")
 
@@ -279,6 +280,21 @@ class CrashingStore:
         self, peer: KmeId, nonce: str, acknowledged: str | None
     ) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.accept_heartbeat(peer, nonce, acknowledged))
+
+    async def mark_restored(self, incarnation: str) -> None:
+        await self._call(lambda: self.inner.mark_restored(incarnation))
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        return await self._call(lambda: self.inner.restoring(peer))
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        return await self._call(lambda: self.inner.highest_epochs(peer))
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        await self._call(lambda: self.inner.agree_restore(peer, agreement))
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        return await self._call(lambda: self.inner.accept_restore(peer, nonce, highest))
 
     async def record_incident(self, incident: Incident) -> None:
         await self._call(lambda: self.inner.record_incident(incident))

@@ -32,6 +32,7 @@ from store_contract import (
     rooms,
     some_key,
 )
+from store_contract_restore import RestoreContract
 from vault_story import DIGEST_KEY
 
 
@@ -73,7 +74,7 @@ class VaultBackend:
         return store
 
 
-class TestVaultStore(StoreContract):
+class TestVaultStore(StoreContract, RestoreContract):
     @pytest.fixture
     def backend(self, real_vault: RealVault) -> VaultBackend:
         return VaultBackend(real_vault)

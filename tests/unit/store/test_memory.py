@@ -10,6 +10,7 @@ from kme.ids import Epoch
 from kme.store.memory import MemoryStore
 from kme.store.records import GranuleRange
 from store_contract import LINK, A, B, FloorStore, StoreContract, add_block, everything, some_key
+from store_contract_restore import RestoreContract
 
 
 class MemoryBackend:
@@ -27,7 +28,7 @@ class MemoryBackend:
         return store.reopened()
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, RestoreContract):
     @pytest.fixture
     def backend(self) -> MemoryBackend:
         return MemoryBackend()

@@ -1,5 +1,7 @@
 """pairing - where pairing stands with each peer, and the blocks that settlements make."""
 
+from dataclasses import replace
+
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
@@ -77,6 +79,12 @@ def raise_marks(
     _write_marks(tx, peer, after)
     room.set_usable(tx, peer, rules.shut_by(before, after), is_usable=False)
     room.set_usable(tx, peer, rules.opened_by(before, after), is_usable=True)
+
+
+def raise_highest(tx: Transaction, peer: KmeId, number: int) -> None:
+    """Take note of the highest number that either side has seen."""
+    record = pairing(tx, peer)
+    _write_marks(tx, peer, replace(record, highest=max(record.highest, number)))
 
 
 def block(tx: Transaction, peer: KmeId, number: int) -> KeyBlock | None:

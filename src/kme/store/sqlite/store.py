@@ -1,13 +1,13 @@
 """store - the calls of the port, each handed to the one writer of the store's file."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.records import (
     Claim,
     FinalKey,
@@ -22,7 +22,8 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
-from kme.store.sqlite import draws, heartbeats, inbox, incidents, pairing, room
+from kme.store.restore import RestoreAgreement
+from kme.store.sqlite import draws, heartbeats, inbox, incidents, pairing, restores, room
 from kme.store.sqlite.lock import StoreLock
 from kme.store.sqlite.schema import connect
 from kme.store.sqlite.seal import Sealer
@@ -187,6 +188,29 @@ class SqliteStore:
     ) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""
         return await self._writer.call(heartbeats.accept, peer, nonce, acknowledged)
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        await self._writer.call(restores.mark, incarnation)
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        return await self._writer.call(restores.restoring, peer)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        return await self._writer.call(inbox.highest_epochs, peer)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        await self._writer.call(restores.agree, peer, agreement)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        return await self._writer.call(restores.accept, peer, nonce, highest)
 
     # Incidents
 

@@ -31,6 +31,7 @@ from store_contract import (
     ref,
     some_key,
 )
+from store_contract_restore import RestoreContract
 
 MASTER = Secret(bytes(range(32)))
 
@@ -62,7 +63,7 @@ class SqliteBackend:
         return await SqliteStore.open(A, left, MASTER)
 
 
-class TestSqliteStore(StoreContract):
+class TestSqliteStore(StoreContract, RestoreContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> SqliteBackend:
         return SqliteBackend(tmp_path)

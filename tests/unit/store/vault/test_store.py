@@ -33,6 +33,7 @@ from store_contract import (
     rooms,
     some_key,
 )
+from store_contract_restore import RestoreContract
 from vault_story import DIGEST_KEY, WAYS, live_through
 
 
@@ -58,7 +59,7 @@ class DocumentsBackend:
         return await VaultStore.open(A, self._documents, DIGEST_KEY)
 
 
-class TestVaultStore(StoreContract):
+class TestVaultStore(StoreContract, RestoreContract):
     @pytest.fixture
     def backend(self) -> DocumentsBackend:
         return DocumentsBackend()
