@@ -19,7 +19,14 @@ from typing import Any, TypeVar
 
 from kme.errors import KmeError, PairingError, PeerUnavailableError, StoreUnavailableError
 from kme.ids import Epoch, KmeId, SourceId
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerHandler
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    PeerHandler,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
+)
 from kme.secret import Secret
 from kme.store.ports import Store
 from kme.store.records import (
@@ -395,6 +402,12 @@ class LossyLink:
 
     async def propose(self, proposal: Proposal) -> Verdict:
         return await self._call(lambda peer: peer.on_propose(self.ends.local, proposal))
+
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        return await self._call(lambda peer: peer.on_ask_restore(self.ends.local, incarnation))
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        return await self._call(lambda peer: peer.on_agree_restore(self.ends.local, terms))
 
     async def quiet(self) -> None:
         """Wait until nothing is under way; raise what no receiver may raise, if one did."""
