@@ -83,11 +83,16 @@ async def _run(
     """Compose the stages and run them until `stop`."""
     clock = SystemClock()
     local = KmeId(settings.id)
+
+    async def heed_floors() -> None:
+        await supply.heed_floors()
+
     pairing = Pairing(
         local,
         store,
         clock,
         [(_peer_config(p, settings), links[KmeId(p.id)]) for p in settings.peers],
+        heed_floors=heed_floors,
     )
     directory = SaeDirectory(
         local, tuple(links), tuple((SaeId(sae.id), KmeId(sae.kme)) for sae in settings.saes)

@@ -150,9 +150,7 @@ class HttpPeerLink:
     async def ask_restore(self, incarnation: str) -> RestoreChallenge:
         """Say that this KME was restored, and ask for a challenge."""
         question = RestoreQuestionMessage(incarnation=incarnation)
-        return (
-            await self._ask(ASK_RESTORE_PATH, question, RestoreChallengeMessage)
-        ).to_challenge()
+        return (await self._ask(ASK_RESTORE_PATH, question, RestoreChallengeMessage)).to_challenge()
 
     async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
         """Have the peer accept the restore."""

@@ -1,4 +1,4 @@
-"""restore_messages - the JSON bodies by which two KMEs agree on a restore; wire names stand here."""
+"""restore_messages - the JSON bodies by which two KMEs agree on a restore, with their names."""
 
 from typing import Annotated, Final, Self
 
@@ -19,7 +19,7 @@ _Number = Annotated[int, Field(ge=0, lt=1 << KeyId.NUMBER_BITS)]
 
 
 class RestoreQuestionMessage(Message):
-    """This KME was restored."""
+    """A KME was restored, and says so."""
 
     incarnation: _Token
 

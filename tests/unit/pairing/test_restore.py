@@ -1,6 +1,5 @@
 """A KME that is restored from an older copy agrees with its peer, whatever fails meanwhile."""
 
-import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -8,14 +7,33 @@ from typing import Any
 
 import pytest
 
-from kme.errors import KeyNotFoundError, PeerUnavailableError
-from kme.ids import Epoch
+from kme.errors import (
+    IdentityError,
+    KeyNotFoundError,
+    PeerUnavailableError,
+    StoreUnavailableError,
+)
+from kme.ids import Epoch, KmeId
+from kme.pairing.heartbeat import random_token
+from kme.pairing.pairing import Pairing
+from kme.pairing.ports import RestoreChallenge, RestoreConsent, RestoreTerms
+from kme.pairing.restore import OwnRestore
+from kme.pairing.rollback import RollbackGuard
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.records import IncidentKind
-from simulated_pair import ALICE_KME, BOB_KME, LINK, Chances
+from simulated_pair import (
+    ALICE_KME,
+    BOB_KME,
+    FIRST_HEARTBEAT,
+    LINK,
+    Chances,
+    ScriptedLink,
+    config_of,
+    end_of,
+)
 from simulated_restore import RestorePair
-from simulation import LinkFaults, VirtualClock, run_virtual
+from simulation import CrashingStore, Fuse, LinkFaults, StoreFaults, VirtualClock, run_virtual
 
 SIDES = ("alice", "bob")
 
@@ -61,3 +79,290 @@ async def restore_in_chaos(clock: VirtualClock, seed: int) -> None:
 def test_nothing_is_used_twice_and_the_pair_comes_back(batch: int) -> None:
     for seed in range(20 * batch, 20 * (batch + 1)):
         run_virtual(partial(restore_in_chaos, seed=seed))
+
+
+async def restore_with_a_death(
+    clock: VirtualClock, side: str, victim: str, step: int, *, both: bool
+) -> bool:
+    """Restore, kill a process at a step after that; return whether it came to that step."""
+    pair = RestorePair(clock, seed=1)
+    pair.begin()
+    await clock.sleep(3)
+    backups = {kme: kme.store.backup() for kme in pair.both}
+    await clock.sleep(10)
+    restored = getattr(pair, side)
+    for kme in pair.both if both else (restored,):
+        await pair.put_back(kme, backups[kme])
+    dying = getattr(pair, victim)
+    if dying is not restored and not both:
+        dying.fuse.blow()
+    # The process that finds the copy dies at the step; the next one lives.
+    n_starts = dying.n_starts
+    pair.chances.max_life_steps = None
+    start = dying.start
+
+    def start_mortal(life_steps: int | None = None) -> None:
+        start(step if dying.n_starts == n_starts else life_steps)
+
+    dying.start = start_mortal
+    await pair.rest()
+    await clock.sleep(20)
+    has_died = dying.n_starts > n_starts + 1
+    await pair.until(pair.traffic.works)
+    await pair.check_blocks()
+    await pair.end()
+    return has_died
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("victim", SIDES)
+def test_a_death_at_any_step_of_it_is_mended_by_the_next_process(
+    side: str, victim: str, both: bool
+) -> None:
+    for step in range(1, 60, 5 if both else 2):
+        death = partial(restore_with_a_death, side=side, victim=victim, step=step, both=both)
+        assert run_virtual(death)
+
+
+def on_a_pair(test: Callable[[RestorePair], Coroutine[Any, Any, None]]) -> None:
+    async def main(clock: VirtualClock) -> None:
+        pair = RestorePair(clock, seed=3)
+        pair.begin()
+        await clock.sleep(5)
+        await test(pair)
+        await pair.end()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_until_it_is_agreed_nothing_is_handed_out_and_the_reason_is_told(side: str) -> None:
+    async def test(pair: RestorePair) -> None:
+        kme = getattr(pair, side)
+        backup = kme.store.backup()
+        await pair.clock.sleep(5)
+        pair.chances.link.drop = 1.0
+        await pair.put_back(kme, backup)
+        await pair.rest()
+        await pair.clock.sleep(10)
+        n_settled = (await kme.store.pairing(kme.other.local)).highest
+        peer = kme.other.local
+        refusals = [
+            lambda: kme.pairing.require_alive(peer),
+            lambda: kme.pairing.require_heard_once(peer),
+        ]
+        for refused in refusals:
+            with pytest.raises(PeerUnavailableError, match=f"agreed with KME {peer}"):
+                refused()
+        with pytest.raises(PeerUnavailableError, match="restored"):
+            await kme.pairing.heartbeat_from_now(peer)
+        with pytest.raises(PeerUnavailableError, match="restored"):
+            await kme.pairing.on_heartbeat(peer, FIRST_HEARTBEAT)
+        assert kme.pairing.liveness()[peer].unsound is not None
+        await pair.traffic.feed(pair.both)
+        await pair.clock.sleep(10)
+        assert (await kme.store.pairing(peer)).highest == n_settled
+        pair.heal()
+        await pair.until(pair.traffic.works)
+
+    on_a_pair(test)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_the_peers_saes_were_promised_is_drawn(side: str) -> None:
+    async def test(pair: RestorePair) -> None:
+        kme = getattr(pair, side)
+        await pair.until(pair.traffic.works)
+        await pair.rest()
+        promised = [await pair.traffic.allocate(kme) for _ in range(3)]
+        backup = kme.store.backup()
+        promised += [await pair.traffic.allocate(kme) for _ in range(3)]
+        lost = await pair.traffic.allocate(kme.other)
+        await pair.put_back(kme, backup)
+        await pair.clock.sleep(10)
+        for one in promised:
+            assert one is not None
+            await pair.traffic.draw(kme.other, one)
+        assert lost is not None
+        with pytest.raises(KeyNotFoundError):
+            await pair.traffic.draw(kme, lost)
+        await pair.until(pair.traffic.works)
+
+    on_a_pair(test)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_roll_back_that_was_seen_is_mended_by_marking_the_store_in_place(side: str) -> None:
+    async def test(pair: RestorePair) -> None:
+        kme = getattr(pair, side)
+        backup = kme.store.backup()
+        await pair.clock.sleep(10)
+        await pair.put_back(kme, backup, marks=False)
+        await pair.rest()
+        await pair.clock.sleep(15)
+        for one in pair.both:
+            with pytest.raises(PeerUnavailableError, match="until an operator acts"):
+                one.pairing.require_alive(one.other.local)
+        await pair.put_back(kme, kme.store.reopened())
+        await pair.until(pair.traffic.works)
+        for one in pair.both:
+            kinds = [incident.kind for incident in await one.store.incidents(9)]
+            assert kinds == [IncidentKind.RESTORED, IncidentKind.ROLLED_BACK_PEER]
+
+    on_a_pair(test)
+
+
+def test_marking_the_wrong_store_is_refused_where_that_shows() -> None:
+    async def test(pair: RestorePair) -> None:
+        backup = pair.bob.store.backup()
+        await pair.until(pair.traffic.works)
+        await pair.put_back(pair.bob, backup, marks=False)
+        await pair.put_back(pair.alice, pair.alice.store.reopened())
+        await pair.rest()
+        await pair.clock.sleep(20)
+        for one in pair.both:
+            with pytest.raises(PeerUnavailableError):
+                one.pairing.require_alive(one.other.local)
+        with pytest.raises(PeerUnavailableError, match="in place there, too"):
+            pair.bob.pairing.require_heard_once(ALICE_KME)
+        assert (await pair.bob.store.pairing(ALICE_KME)).floor_allocate == 0
+        await pair.put_back(pair.bob, pair.bob.store.reopened())
+        await pair.until(pair.traffic.works)
+
+    on_a_pair(test)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_an_agreement_that_comes_late_or_twice_changes_nothing(side: str) -> None:
+    async def test(pair: RestorePair) -> None:
+        kme = getattr(pair, side)
+        await pair.put_back(kme, kme.store.backup())
+        sent: list[RestoreTerms] = []
+        answering = kme.other.pairing
+        agree = answering.on_agree_restore
+
+        async def seen(peer: KmeId, terms: RestoreTerms) -> RestoreConsent:
+            sent.append(terms)
+            return await agree(peer, terms)
+
+        answering.on_agree_restore = seen  # type: ignore[method-assign]
+        await pair.until(pair.traffic.works)
+        await answering.on_ask_restore(kme.local, sent[0].incarnation)
+        await pair.clock.sleep(3)
+        floor = (await kme.other.store.pairing(kme.local)).floor_allocate
+        for terms in sent:
+            with pytest.raises(PeerUnavailableError, match="not open any more"):
+                await agree(kme.local, terms)
+        assert (await kme.other.store.pairing(kme.local)).floor_allocate == floor
+        assert await pair.traffic.works()
+
+    on_a_pair(test)
+
+
+def test_a_challenge_is_for_one_restore_and_the_last_question_only() -> None:
+    async def test(pair: RestorePair) -> None:
+        handler = pair.bob.pairing
+        first = await handler.on_ask_restore(ALICE_KME, "1" * 32)
+        second = await handler.on_ask_restore(ALICE_KME, "2" * 32)
+        wrong = [("1" * 32, first), ("1" * 32, second), ("2" * 32, second)]
+        for incarnation, asked in wrong:  # the right one comes last: it was used up
+            terms = RestoreTerms(incarnation, asked.challenge, "3" * 32, 0, 0)
+            with pytest.raises(PeerUnavailableError, match="ask again"):
+                await handler.on_agree_restore(ALICE_KME, terms)
+        assert (await pair.bob.store.pairing(ALICE_KME)).floor_allocate == 0
+
+    on_a_pair(test)
+
+
+def test_whoever_leads_agrees_first_if_both_were_restored() -> None:
+    async def test(pair: RestorePair) -> None:
+        pair.chances.link.drop = 1.0
+        for kme in pair.both:
+            await pair.put_back(kme, kme.store.backup())
+        await pair.rest()
+        await pair.clock.sleep(10)
+        asked = await pair.alice.pairing.on_ask_restore(BOB_KME, "1" * 32)
+        assert asked.is_restoring
+        link = ScriptedLink()
+        link.on_ask_restore = lambda _: RestoreChallenge("c" * 32, is_restoring=True)
+        for kme, n_sent in ((pair.bob, 1), (pair.alice, 2)):
+            link.restores.clear()
+            end = end_of(kme.local, kme.store.backup(), pair.clock)
+            guard = RollbackGuard(end)
+            restore = OwnRestore(end, link, guard, pair.token)
+            if n_sent == 1:
+                with pytest.raises(PeerUnavailableError, match="restored as well"):
+                    await restore.agree()
+            else:
+                assert await restore.agree()
+                assert not await restore.agree()
+                guard.require_none()
+            assert len(link.restores) == n_sent
+        pair.heal()
+        await pair.until(pair.traffic.works)
+
+    on_a_pair(test)
+
+
+def test_final_keys_of_both_old_copies_make_no_block() -> None:
+    async def test(pair: RestorePair) -> None:
+        await pair.rest()
+        pair.chances.link.drop = 1.0
+        await pair.traffic.feed(pair.both)
+        first = Epoch(pair.traffic.last_epoch)
+        backups = [kme.store.backup() for kme in pair.both]
+        pair.chances.link.drop = 0.0
+        await pair.until(pair.traffic.works)
+        for kme, backup in zip(pair.both, backups, strict=True):
+            assert await backup.inbox(kme.other.local, LINK, None, 9)
+            await pair.put_back(kme, backup)
+        await pair.clock.sleep(30)
+        for kme in pair.both:
+            assert await kme.store.inbox(kme.other.local, LINK, None, 9) == []
+            for epoch in (first, Epoch(first.number - 1), Epoch(first.number + 9)):
+                assert not await kme.store.ingest(kme.other.local, LINK, epoch, [Secret(b"key")])
+        await pair.until(pair.traffic.works)
+
+    on_a_pair(test)
+
+
+def test_claims_are_looked_at_before_the_restored_peer_is_answered() -> None:
+    async def main(clock: VirtualClock) -> None:
+        floors: list[int] = []
+        store = MemoryStore(BOB_KME)
+
+        async def heed() -> None:
+            floors.append((await store.pairing(ALICE_KME)).floor_allocate)
+
+        peers = [(config_of(ALICE_KME), ScriptedLink())]
+        pairing = Pairing(BOB_KME, store, clock, peers, heed_floors=heed)
+        asked = await pairing.on_ask_restore(ALICE_KME, "1" * 32)
+        assert floors == []
+        terms = RestoreTerms("1" * 32, asked.challenge, "2" * 32, 7, 0)
+        assert (await pairing.on_agree_restore(ALICE_KME, terms)).highest == 7
+        assert floors == [7]
+        with pytest.raises(IdentityError):
+            await pairing.on_ask_restore(BOB_KME, "1" * 32)
+        with pytest.raises(IdentityError):
+            await pairing.on_agree_restore(BOB_KME, terms)
+
+    run_virtual(main)
+
+
+def test_a_store_that_does_not_say_is_not_taken_for_sound() -> None:
+    async def main(clock: VirtualClock) -> None:
+        store = MemoryStore(BOB_KME)
+        await store.mark_restored("1" * 32)
+        faults = StoreFaults(unavailable=1.0)
+        end = end_of(BOB_KME, CrashingStore(store, Fuse(), faults), clock)
+        restore = OwnRestore(end, ScriptedLink(), RollbackGuard(end), random_token)
+        with pytest.raises(StoreUnavailableError):
+            await restore.require_agreed()
+        faults.unavailable = 0.0
+        with pytest.raises(PeerUnavailableError):
+            await restore.require_agreed()
+        assert await restore.agree()
+        await restore.require_agreed()
+
+    run_virtual(main)

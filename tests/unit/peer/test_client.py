@@ -339,7 +339,7 @@ class TestRestore:
         asyncio.run(talk(tmp_path, "kme-b", "kme-id:kme-b", use))
 
     def test_a_peer_that_gives_up_less_than_it_should_is_not_believed(self) -> None:
-        body = {"highest": 8, "heard": None, "epochs": []}
+        body: dict[str, object] = {"highest": 8, "heard": None, "epochs": []}
         with pytest.raises(PeerUnavailableError, match="did not give up as many"):
             ask(says(200, body), lambda link: link.agree_restore(TERMS))
 

@@ -76,7 +76,13 @@ class Elected:
         async with AsyncExitStack() as stack:
             links = await stack.enter_async_context(links_to(self.kept.sites, self.settings))
             peers = [(config_of(peer, self.settings), link) for peer, link in links.items()]
-            pairing = Pairing(KmeId(self.settings.id), self.kept.store, self.clock, peers)
+            pairing = Pairing(
+                KmeId(self.settings.id),
+                self.kept.store,
+                self.clock,
+                peers,
+                heed_floors=self.upkeep.heed_cleared,
+            )
             server = self._server(pairing, links)
             await server.start()
             stack.push_async_callback(server.stop)

@@ -23,7 +23,7 @@ from kme.store.records import (
     Stock,
 )
 from kme.store.restore import RestoreAgreement
-from kme.store.sqlite import draws, heartbeats, inbox, incidents, pairing, restores, room
+from kme.store.sqlite import copies, draws, heartbeats, inbox, incidents, pairing, restores, room
 from kme.store.sqlite.lock import StoreLock
 from kme.store.sqlite.schema import connect
 from kme.store.sqlite.seal import Sealer
@@ -70,13 +70,14 @@ class SqliteStore:
         Raises
         ------
         SettingsError
-            If another process uses the store, or it cannot be opened or
-            written, is another KME's or of a newer version.
+            If another process uses the store, it cannot be opened or written,
+            is another KME's or of a newer version, or a restore was cut off.
         SealError
             If it was made with another master key.
         """
         lock = StoreLock.take(path)
         try:
+            copies.require_finished(path)
             sealer = Sealer(master_key, kme)
             connection = await asyncio.to_thread(connect, path, kme, sealer)
         except BaseException:
