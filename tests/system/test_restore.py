@@ -96,8 +96,9 @@ async def restore_one(directory: Path, victim: KmeId, *, in_place: bool) -> None
             assert pair.stop(kme) == 0
 
 
-@pytest.mark.parametrize("victim", KME_IDS)
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    ("victim", "in_place"), [(KME_IDS[0], False), (KME_IDS[1], False), (KME_IDS[1], True)]
+)
 def test_a_restored_kme_gives_nothing_twice_and_comes_back(
     tmp_path: Path, victim: KmeId, in_place: bool
 ) -> None:
