@@ -65,10 +65,10 @@ class OwnRestore:
         if self._is_agreed:
             return None
         incarnation = await self._end.store.restoring(self._end.peer)
-        if incarnation is None:
+        if self._is_agreed or incarnation is None:  # it may have been agreed while that was read
             self._is_agreed = True
-        else:
-            self._guard.await_restore(self._reason)
+            return None
+        self._guard.await_restore(self._reason)
         return incarnation
 
     async def require_agreed(self) -> None:

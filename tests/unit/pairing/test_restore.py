@@ -1,5 +1,6 @@
 """A KME that is restored from an older copy agrees with its peer, whatever fails meanwhile."""
 
+import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -29,6 +30,7 @@ from simulated_pair import (
     LINK,
     Chances,
     ScriptedLink,
+    SimulatedKme,
     config_of,
     end_of,
 )
@@ -36,6 +38,10 @@ from simulated_restore import RestorePair
 from simulation import CrashingStore, Fuse, LinkFaults, StoreFaults, VirtualClock, run_virtual
 
 SIDES = ("alice", "bob")
+
+
+def side_of(pair: RestorePair, side: str) -> SimulatedKme:
+    return pair.alice if side == "alice" else pair.bob
 
 
 def some_chances(rng: random.Random) -> Chances:
@@ -90,21 +96,21 @@ async def restore_with_a_death(
     await clock.sleep(3)
     backups = {kme: kme.store.backup() for kme in pair.both}
     await clock.sleep(10)
-    restored = getattr(pair, side)
+    restored = side_of(pair, side)
     for kme in pair.both if both else (restored,):
         await pair.put_back(kme, backups[kme])
-    dying = getattr(pair, victim)
+    dying = side_of(pair, victim)
     if dying is not restored and not both:
         dying.fuse.blow()
     # The process that finds the copy dies at the step; the next one lives.
     n_starts = dying.n_starts
     pair.chances.max_life_steps = None
-    start = dying.start
+    start: Callable[[int | None], None] = dying.start
 
     def start_mortal(life_steps: int | None = None) -> None:
         start(step if dying.n_starts == n_starts else life_steps)
 
-    dying.start = start_mortal
+    dying.start = start_mortal  # type: ignore[method-assign]
     await pair.rest()
     await clock.sleep(20)
     has_died = dying.n_starts > n_starts + 1
@@ -139,7 +145,7 @@ def on_a_pair(test: Callable[[RestorePair], Coroutine[Any, Any, None]]) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_until_it_is_agreed_nothing_is_handed_out_and_the_reason_is_told(side: str) -> None:
     async def test(pair: RestorePair) -> None:
-        kme = getattr(pair, side)
+        kme = side_of(pair, side)
         backup = kme.store.backup()
         await pair.clock.sleep(5)
         pair.chances.link.drop = 1.0
@@ -148,13 +154,9 @@ def test_until_it_is_agreed_nothing_is_handed_out_and_the_reason_is_told(side: s
         await pair.clock.sleep(10)
         n_settled = (await kme.store.pairing(kme.other.local)).highest
         peer = kme.other.local
-        refusals = [
-            lambda: kme.pairing.require_alive(peer),
-            lambda: kme.pairing.require_heard_once(peer),
-        ]
-        for refused in refusals:
+        for refused in (kme.pairing.require_alive, kme.pairing.require_heard_once):
             with pytest.raises(PeerUnavailableError, match=f"agreed with KME {peer}"):
-                refused()
+                refused(peer)
         with pytest.raises(PeerUnavailableError, match="restored"):
             await kme.pairing.heartbeat_from_now(peer)
         with pytest.raises(PeerUnavailableError, match="restored"):
@@ -172,7 +174,7 @@ def test_until_it_is_agreed_nothing_is_handed_out_and_the_reason_is_told(side: s
 @pytest.mark.parametrize("side", SIDES)
 def test_what_the_peers_saes_were_promised_is_drawn(side: str) -> None:
     async def test(pair: RestorePair) -> None:
-        kme = getattr(pair, side)
+        kme = side_of(pair, side)
         await pair.until(pair.traffic.works)
         await pair.rest()
         promised = [await pair.traffic.allocate(kme) for _ in range(3)]
@@ -195,7 +197,7 @@ def test_what_the_peers_saes_were_promised_is_drawn(side: str) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_a_roll_back_that_was_seen_is_mended_by_marking_the_store_in_place(side: str) -> None:
     async def test(pair: RestorePair) -> None:
-        kme = getattr(pair, side)
+        kme = side_of(pair, side)
         backup = kme.store.backup()
         await pair.clock.sleep(10)
         await pair.put_back(kme, backup, marks=False)
@@ -236,7 +238,7 @@ def test_marking_the_wrong_store_is_refused_where_that_shows() -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_an_agreement_that_comes_late_or_twice_changes_nothing(side: str) -> None:
     async def test(pair: RestorePair) -> None:
-        kme = getattr(pair, side)
+        kme = side_of(pair, side)
         await pair.put_back(kme, kme.store.backup())
         sent: list[RestoreTerms] = []
         answering = kme.other.pairing
@@ -364,5 +366,31 @@ def test_a_store_that_does_not_say_is_not_taken_for_sound() -> None:
             await restore.require_agreed()
         assert await restore.agree()
         await restore.require_agreed()
+
+    run_virtual(main)
+
+
+def test_a_look_at_the_mark_that_ends_late_does_not_close_what_was_agreed_meanwhile() -> None:
+    async def main(clock: VirtualClock) -> None:
+        store, gate = MemoryStore(BOB_KME), asyncio.Event()
+        await store.mark_restored("1" * 32)
+        end = end_of(BOB_KME, store, clock)
+        guard = RollbackGuard(end)
+        restore = OwnRestore(end, ScriptedLink(), guard, random_token)
+        restoring = store.restoring
+
+        async def slow(peer: KmeId) -> str | None:
+            store.restoring = restoring  # type: ignore[method-assign]
+            found = await restoring(peer)
+            await gate.wait()
+            return found
+
+        store.restoring = slow  # type: ignore[method-assign]
+        looking = asyncio.create_task(restore.require_agreed())
+        await clock.sleep(1)
+        assert await restore.agree()
+        gate.set()
+        await looking
+        guard.require_none()
 
     run_virtual(main)

@@ -21,6 +21,19 @@ from kme.store.vault.pairing import Pairing
 MARK_PATH: Final = "site/restore"
 
 
+async def mark_restored(documents: DocumentStore, incarnation: str) -> None:
+    """Note that the store in these documents was restored, by an operator's right alone.
+
+    Raises
+    ------
+    InputError
+        If `incarnation` isn't 32 hexadecimal digits.
+    """
+    restore.check_incarnation(incarnation)
+    mark = Cell(documents, MARK_PATH, RestoreState)
+    await mark.change(lambda state: state.mark(incarnation))
+
+
 class Restores:
     """The steps of a restore that need no more than one kind of document.
 
