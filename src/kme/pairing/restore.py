@@ -65,10 +65,8 @@ class OwnRestore:
         if self._is_agreed:
             return None
         incarnation = await self._end.store.restoring(self._end.peer)
-        if self._is_agreed or incarnation is None:  # it may have been agreed while that was read
+        if incarnation is None:
             self._is_agreed = True
-            return None
-        self._guard.await_restore(self._reason)
         return incarnation
 
     async def require_agreed(self) -> None:
@@ -97,6 +95,8 @@ class OwnRestore:
         incarnation = await self.incarnation()
         if incarnation is None:
             return False
+        # Here only: who merely looks may be told what held before it was agreed.
+        self._guard.await_restore(self._reason)
         asked = await self._link.ask_restore(incarnation)
         if asked.is_restoring and not self._end.is_leader:
             # Else each could take the other's nonce for one that it gives up the next moment.

@@ -316,6 +316,7 @@ def test_final_keys_of_both_old_copies_make_no_block() -> None:
         backups = [kme.store.backup() for kme in pair.both]
         pair.chances.link.drop = 0.0
         await pair.until(pair.traffic.works)
+        await pair.clock.sleep(10)
         for kme, backup in zip(pair.both, backups, strict=True):
             assert await backup.inbox(kme.other.local, LINK, None, 9)
             await pair.put_back(kme, backup)
@@ -390,7 +391,9 @@ def test_a_look_at_the_mark_that_ends_late_does_not_close_what_was_agreed_meanwh
         await clock.sleep(1)
         assert await restore.agree()
         gate.set()
-        await looking
+        with pytest.raises(PeerUnavailableError):
+            await looking
+        await restore.require_agreed()
         guard.require_none()
 
     run_virtual(main)
