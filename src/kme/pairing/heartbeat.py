@@ -80,6 +80,7 @@ class Heartbeats:
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[KmeError | None]] = []
         self._was_alive: bool | None = None
+        self._quiet_until_s = 0.0
 
     @property
     def report(self) -> PeerReport | None:
@@ -150,6 +151,11 @@ class Heartbeats:
         self.guard.require_none()
         self.require_heard_once()
         self._require_accepted()
+        if self._end.clock.monotonic_s() < self._quiet_until_s:
+            raise PeerUnavailableError(
+                f"KME {self._end.peer} was restored just now: no block is made for"
+                f" {self._end.config.lease_s:g} s"
+            )
 
     async def from_now(self) -> None:
         """Return after a heartbeat that begins after this call was accepted.
@@ -184,6 +190,8 @@ class Heartbeats:
         meanwhile, if it could be before.
         """
         self._judge.begin_anew()
+        # A proposal from before may still be under way: it must not take a number now.
+        self._quiet_until_s = self._end.clock.monotonic_s() + self._end.config.lease_s
         self.guard.lift()
         self._report = None
         if self._accepted_s is not None:

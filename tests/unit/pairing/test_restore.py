@@ -22,7 +22,7 @@ from kme.pairing.restore import OwnRestore
 from kme.pairing.rollback import RollbackGuard
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
-from kme.store.records import IncidentKind
+from kme.store.records import IncidentKind, Proposal, Verdict
 from simulated_pair import (
     ALICE_KME,
     BOB_KME,
@@ -409,3 +409,33 @@ def test_a_look_at_the_mark_that_ends_late_does_not_close_what_was_agreed_meanwh
         guard.require_none()
 
     run_virtual(main)
+
+
+def test_a_proposal_from_before_that_comes_late_takes_no_number() -> None:
+    async def test(pair: RestorePair) -> None:
+        proposals: list[Proposal] = []
+        propose = pair.bob.pairing.on_propose
+
+        async def lost(peer: KmeId, proposal: Proposal) -> Verdict:
+            proposals.append(proposal)
+            raise PeerUnavailableError("lost on the way")
+
+        pair.bob.pairing.on_propose = lost  # type: ignore[method-assign]
+        backup = pair.alice.store.backup()
+        await pair.clock.sleep(10)
+        await pair.put_back(pair.alice, backup)
+        while pair.bob.pairing.liveness()[ALICE_KME].begun_s is None or not await agreed(pair):
+            await pair.clock.sleep(0.1)
+        with pytest.raises(PeerUnavailableError):
+            await propose(ALICE_KME, proposals[-1])
+        pair.bob.pairing.on_propose = propose  # type: ignore[method-assign]
+        await pair.until(pair.traffic.works)
+
+    on_a_pair(test)
+
+
+async def agreed(pair: RestorePair) -> bool:
+    """Return whether a restore was agreed, and heartbeats of both were accepted since."""
+    if await pair.alice.store.restoring(BOB_KME) is not None:
+        return False
+    return all(kme.pairing.liveness()[kme.other.local].not_alive is None for kme in pair.both)
