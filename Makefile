@@ -167,6 +167,10 @@ rotate-audit: ## Begin a new file of Vault's audit log
 clear: ## Drop the keys at both ends, after asking
 	$(APPLIANCE) clear
 
+.PHONY: restored
+restored: ## The volumes were put back to an older copy: say so, before make up; after asking
+	$(APPLIANCE) restored
+
 .PHONY: clean
 clean: ## Remove everything made for this KME: certificates, Vault, keys; after asking
 	$(APPLIANCE) clean

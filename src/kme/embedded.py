@@ -32,7 +32,8 @@ from kme.supply.claim import fresh_worker_name
 from kme.supply.directory import SaeDirectory
 from kme.supply.draw import DrawPorts
 from kme.supply.grantee import Grantee
-from kme.supply.purge import keep_purging
+from kme.supply.local import keep_expiring
+from kme.supply.purge import keep_purging, keep_releasing
 from kme.supply.supply import LinkSupply, SupplyLimits
 
 _POLL_S: Final = 0.1
@@ -86,11 +87,16 @@ async def _run(
     """Compose the stages and run them until `stop`."""
     clock = SystemClock()
     local = KmeId(settings.id)
+
+    async def heed_floors() -> None:
+        await supply.heed_floors()
+
     pairing = Pairing(
         local,
         store,
         clock,
         [(_peer_config(p, settings), links[KmeId(p.id)]) for p in settings.peers],
+        heed_floors=heed_floors,
     )
     directory = SaeDirectory(
         local, tuple(links), tuple((SaeId(sae.id), KmeId(sae.kme)) for sae in settings.saes)
@@ -126,9 +132,16 @@ async def _run(
             tasks.create_task(peer_server.run(stop), name="peer interface")
             tasks.create_task(pairing.run(stop), name="pairing")
             tasks.create_task(watcher.run(stop), name="watcher")
-            purging = tasks.create_task(keep_purging(store, clock), name="purging")
+            housekeeping = [
+                tasks.create_task(keep_purging(store, clock), name="purging"),
+                tasks.create_task(keep_releasing(supply, clock), name="old claims"),
+            ]
+            if settings.offer.local_pairs:
+                expiring = keep_expiring(local, store, clock, settings.pairing.key_lifetime_s)
+                housekeeping.append(tasks.create_task(expiring, name="local expiry"))
             await stop.wait()
-            purging.cancel()
+            for task in housekeeping:
+                task.cancel()
 
 
 @asynccontextmanager

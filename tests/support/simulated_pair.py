@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.pair import PairEnd, PeerConfig
 from kme.pairing.pairing import Pairing
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, PeerHandler
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PeerHandler,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
+)
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.ports import Store
@@ -70,6 +78,13 @@ class ScriptedLink:
         self.heartbeats: list[Heartbeat] = []
         self.asked: list[FinalKeyRef] = []
         self.proposals: list[Proposal] = []
+        self.on_ask_restore: Callable[[str], RestoreChallenge] = lambda _: RestoreChallenge(
+            "c" * 32, is_restoring=False
+        )
+        self.on_agree_restore: Callable[[RestoreTerms], RestoreConsent] = lambda terms: (
+            RestoreConsent(terms.highest, None, {})
+        )
+        self.restores: list[str | RestoreTerms] = []
 
     async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
         self.heartbeats.append(heartbeat)
@@ -83,6 +98,14 @@ class ScriptedLink:
     async def propose(self, proposal: Proposal) -> Verdict:
         self.proposals.append(proposal)
         return self.on_propose(proposal)
+
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        self.restores.append(incarnation)
+        return self.on_ask_restore(incarnation)
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        self.restores.append(terms)
+        return self.on_agree_restore(terms)
 
 
 def accepted(_heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -194,6 +217,7 @@ class SimulatedKme:
         self.n_starts = 0
         self.pairing: Pairing
         self.link: LossyLink
+        self.process_store: CrashingStore
 
     @property
     def other(self) -> "SimulatedKme":
@@ -234,6 +258,7 @@ class SimulatedKme:
         faults = StoreFaults(pair.pause, chances.unavailable, pair.rng)
         store = CrashingStore(self.store, self.fuse, faults)
         pair.store_faults.append(faults)
+        self.process_store = store
         ends = LinkEnds(self.local, self.other.handler, self.fuse)
         self.link = LossyLink(ends, chances.link, pair.clock, pair.rng)
         config = replace(config_of(self.other.local), lifetime_s=LIFETIME_S)

@@ -13,13 +13,20 @@ keeps what was written, and a new process starts from that with a new fuse.
 import asyncio
 import random
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kme.errors import KmeError, PairingError, PeerUnavailableError, StoreUnavailableError
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerHandler
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    PeerHandler,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
+)
 from kme.secret import Secret
 from kme.store.grants import Grant, KeptGrant
 from kme.store.ports import Store
@@ -40,6 +47,7 @@ from kme.store.records import (
     Stock,
     Verdict,
 )
+from kme.store.restore import RestoreAgreement
 
 T = TypeVar("T")
 
@@ -308,6 +316,21 @@ class CrashingStore:
     ) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.accept_heartbeat(peer, nonce, acknowledged))
 
+    async def mark_restored(self, incarnation: str) -> None:
+        await self._call(lambda: self.inner.mark_restored(incarnation))
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        return await self._call(lambda: self.inner.restoring(peer))
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        return await self._call(lambda: self.inner.highest_epochs(peer))
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        await self._call(lambda: self.inner.agree_restore(peer, agreement))
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        return await self._call(lambda: self.inner.accept_restore(peer, nonce, highest))
+
     async def record_incident(self, incident: Incident) -> None:
         await self._call(lambda: self.inner.record_incident(incident))
 
@@ -407,6 +430,12 @@ class LossyLink:
 
     async def propose(self, proposal: Proposal) -> Verdict:
         return await self._call(lambda peer: peer.on_propose(self.ends.local, proposal))
+
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        return await self._call(lambda peer: peer.on_ask_restore(self.ends.local, incarnation))
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        return await self._call(lambda peer: peer.on_agree_restore(self.ends.local, terms))
 
     async def quiet(self) -> None:
         """Wait until nothing is under way; raise what no receiver may raise, if one did."""

@@ -9,7 +9,7 @@ import pytest
 
 from faulty_documents import Fault, FaultyDocuments
 from kme.errors import KeyNotFoundError, StoreUnavailableError
-from kme.ids import Epoch
+from kme.ids import Epoch, KmeId
 from kme.secret import Secret
 from kme.store.records import (
     Claim,
@@ -19,9 +19,10 @@ from kme.store.records import (
     Settlement,
     Verdict,
 )
+from kme.store.restore import RestoreAgreement
 from kme.store.vault import VaultStore
 from kme.store.vault.cell import DocumentStore
-from store_contract import LINK, A, B, equal, granules, proposal, ref, room_of, some_key
+from store_contract import LINK, A, B, C, equal, granules, proposal, ref, room_of, some_key
 
 DIGEST_KEY: Final = Secret(bytes(range(32)))
 
@@ -60,9 +61,10 @@ class Story:
         await self.pair()
         await self.supply()
         await self.burn()
+        await self.restore()
 
-    async def ingest(self, epoch: int, *parts: Secret) -> bool:
-        return await self.step(lambda s: s.ingest(B, LINK, Epoch(epoch), parts))
+    async def ingest(self, epoch: int, *parts: Secret, peer: KmeId = B) -> bool:
+        return await self.step(lambda s: s.ingest(peer, LINK, Epoch(epoch), parts))
 
     async def bring(self) -> None:
         for epoch in (1, 3, 4, 5):
@@ -139,6 +141,24 @@ class Story:
         await self.step(lambda s: s.burn_inbox(B))
         assert await self.step(lambda s: s.inbox(B, LINK, None, 9)) == [InboxEntry(ref(7), 600)]
         await self.step(lambda s: s.settle(B, equal(9, ref(7)), some_key(600, 9)))
+
+    async def restore(self) -> None:
+        """Accept a restore of another pair, then be restored and agree on it."""
+        await self.step(lambda s: s.ingest(C, LINK, Epoch(1), [some_key(600)]))
+        await self.step(lambda s: s.open_proposal(C, proposal(2, ref(1))))
+        await self.step(lambda s: s.accept_restore(C, "n1", 4))
+        await self.step(lambda s: s.mark_restored("1" * 32))
+        await self.step(lambda s: s.ingest(C, LINK, Epoch(2), [some_key(600)]))
+        agreement = RestoreAgreement("1" * 32, "n2", "p2", 6, {LINK: Epoch(9)})
+        await self.step(lambda s: s.agree_restore(C, agreement))
+        assert await self.step(lambda s: s.restoring(C)) is None
+        record = await self.step(lambda s: s.pairing(C))
+        assert (record.highest, record.floor_allocate, record.floor_draw) == (6, 6, 6)
+        assert record.last == Settlement(proposal(2, ref(1)), Verdict.VOID)
+        assert await self.step(lambda s: s.heartbeat(C)) == HeartbeatRecord(None, "n2", "p2")
+        assert await self.step(lambda s: s.inbox(C, LINK, None, 9)) == []
+        for epoch in (1, 2, 9):
+            assert not await self.ingest(epoch, some_key(8), peer=C)
 
     async def check(self, documents: FaultyDocuments) -> None:
         """Check what must hold in the end, whatever failed, as a new process sees it."""

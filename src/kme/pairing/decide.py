@@ -53,8 +53,8 @@ class Follower:
         """
         if self._end.is_leader:
             raise PairingError(f"KME {self._end.local} leads this pair and takes no proposals")
-        self._heartbeats.require_sound()
         async with self.deciding:
+            self._heartbeats.require_sound()  # here: the leader may have been restored meanwhile
             record = await self._end.store.pairing(self._end.peer)
             if record.last is not None and proposal == record.last.proposal:
                 return record.last.verdict

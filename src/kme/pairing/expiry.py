@@ -12,10 +12,12 @@ expire at the other end.
 """
 
 import logging
-from typing import Final
+from typing import Final, Protocol
 
+from kme.clock import Clock
 from kme.errors import KmeError
-from kme.pairing.pair import PairEnd
+from kme.ids import KmeId
+from kme.store.ports import ExpiryStore, PairingStore
 from kme.store.records import Expiry, Frontier, PairingRecord
 
 _logger = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ _PARTS: Final = 64
 _MIN_PAUSE_S: Final = 1.0
 _MAX_PAUSE_S: Final = 60.0
 """The loop looks at least so often, because clocks may be set."""
+
+
+class KeepingStore(ExpiryStore, PairingStore, Protocol):
+    """What expiry needs of a store."""
 
 
 class KeyExpiry:
@@ -40,12 +46,21 @@ class KeyExpiry:
 
     Parameters
     ----------
-    end
-        This end of the pair.
+    peer
+        The pair's other KME; this one for the pair with itself.
+    store
+        Where expiries are noted, and keys are.
+    clock
+        The time.
+    lifetime_s
+        How long keys may be drawn.
     """
 
-    def __init__(self, end: PairEnd) -> None:
-        self._end = end
+    def __init__(self, peer: KmeId, store: KeepingStore, clock: Clock, lifetime_s: int) -> None:
+        self._peer = peer
+        self._store = store
+        self._clock = clock
+        self._set_lifetime_s = lifetime_s
         self._heard = Frontier()
         self._noted = Frontier()
         self._refused: Frontier | None = None
@@ -58,13 +73,17 @@ class KeyExpiry:
     async def run(self) -> None:
         """Note what is heard and let expire what is due, until cancelled."""
         while True:
-            try:
-                await self.step()
-            except KmeError as error:
-                self._waiting = None  # what was written is unknown
-                fields = {"peer": self._end.peer, "reason": error.message}
-                _logger.warning("expiry waits", extra=fields)
-            await self._end.clock.sleep(self._pause_s())
+            await self.try_step()
+            await self._clock.sleep(self.pause_s())
+
+    async def try_step(self) -> None:
+        """Do a step; if the store doesn't answer, begin anew with the next one."""
+        try:
+            await self.step()
+        except KmeError as error:
+            self._waiting = None  # what was written is unknown
+            fields = {"peer": self._peer, "reason": error.message}
+            _logger.warning("expiry waits", extra=fields)
 
     async def step(self) -> None:
         """Let expire what is due, then note what was heard last, if it is news.
@@ -77,7 +96,7 @@ class KeyExpiry:
             If another process noted something meanwhile.
         """
         if self._waiting is None:
-            self._waiting = await self._end.store.expiries(self._end.peer)
+            self._waiting = await self._store.expiries(self._peer)
             if self._waiting:
                 self._noted = self._waiting[-1].frontier
         self._waiting = await self._expire(self._waiting)
@@ -89,24 +108,24 @@ class KeyExpiry:
 
     async def _expire(self, waiting: list[Expiry]) -> list[Expiry]:
         """Carry out what is due; return what still waits."""
-        now_s = self._end.clock.now_s()
+        now_s = self._clock.now_s()
         if not waiting or waiting[0].due_unix_s > now_s:
             return waiting
-        n_granules = await self._end.store.expire(self._end.peer, now_s)
+        n_granules = await self._store.expire(self._peer, now_s)
         if n_granules:
-            fields = {"peer": self._end.peer, "n_granules": n_granules}
+            fields = {"peer": self._peer, "n_granules": n_granules}
             _logger.info("keys expired that were not drawn", extra=fields)
         return [expiry for expiry in waiting if expiry.due_unix_s > now_s]
 
     async def _note(self, frontier: Frontier, waiting: list[Expiry]) -> None:
         """Note when what is behind a frontier expires, unless it is too soon for another note."""
-        store, peer = self._end.store, self._end.peer
+        store, peer = self._store, self._peer
         record = await store.pairing(peer)
         if frontier.number > record.highest + 1:
             self._refuse(frontier, record.highest)
             return
         lifetime_s = self._lifetime_s(record)
-        due_s = self._end.clock.now_s() + lifetime_s
+        due_s = self._clock.now_s() + lifetime_s
         if waiting and due_s < waiting[-1].due_unix_s + _interval_s(lifetime_s):
             return
         expiry = Expiry(frontier, due_s)
@@ -121,7 +140,7 @@ class KeyExpiry:
         side settles one before the other has it.
         """
         if frontier != self._refused:
-            fields = {"peer": self._end.peer, "number": frontier.number, "highest": highest}
+            fields = {"peer": self._peer, "number": frontier.number, "highest": highest}
             _logger.warning("frontier ignored, it names blocks that are unknown", extra=fields)
         self._refused = frontier
 
@@ -134,12 +153,13 @@ class KeyExpiry:
         lower one is made.
         """
         newest_s = record.last.proposal.lifetime_s if record.last else 0
-        return max(self._end.config.lifetime_s, newest_s)
+        return max(self._set_lifetime_s, newest_s)
 
-    def _pause_s(self) -> float:
-        pause_s = min(_MAX_PAUSE_S, _interval_s(self._end.config.lifetime_s))
+    def pause_s(self) -> float:
+        """Return after how long the next step is due, in seconds."""
+        pause_s = min(_MAX_PAUSE_S, _interval_s(self._set_lifetime_s))
         if self._waiting:
-            pause_s = min(pause_s, self._waiting[0].due_unix_s - self._end.clock.now_s())
+            pause_s = min(pause_s, self._waiting[0].due_unix_s - self._clock.now_s())
         return max(_MIN_PAUSE_S, pause_s)
 
 

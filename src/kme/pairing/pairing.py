@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from kme.clock import Clock
@@ -18,8 +18,12 @@ from kme.pairing.ports import (
     HeartbeatOutcome,
     PeerLink,
     PeerLiveness,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
 )
 from kme.pairing.propose import Leader
+from kme.pairing.restored import PeerRestore
 from kme.store.ports import Store
 from kme.store.records import FinalKeyRef, Proposal, Verdict
 
@@ -27,6 +31,10 @@ _logger = logging.getLogger(__name__)
 
 _IDLE_POLLS: Final = 3
 """While no block is due, so much less often than usual is looked for final keys."""
+
+
+async def _heed_nothing() -> None:
+    """Nobody holds a claim on any block."""
 
 
 class _Peer:
@@ -38,7 +46,8 @@ class _Peer:
         self.leader = Leader(end, link, self.heartbeats) if end.is_leader else None
         self.opening = self.leader.opening if self.leader else asyncio.Lock()
         self.follower = Follower(end, self.heartbeats)
-        self.expiry = KeyExpiry(end)
+        self.expiry = KeyExpiry(end.peer, end.store, end.clock, end.config.lifetime_s)
+        self.restore = PeerRestore(end, self.heartbeats, token)
 
     async def lead(self) -> None:
         """Propose blocks until cancelled; the longer there is nothing to do, the less often."""
@@ -80,6 +89,9 @@ class Pairing:
         The configuration of each peer, and the way there.
     token
         Returns 32 fresh random hexadecimal digits.
+    heed_floors
+        Awaited after blocks were given up because a peer was restored, before
+        that is told it.
     """
 
     def __init__(
@@ -89,7 +101,9 @@ class Pairing:
         clock: Clock,
         peers: Sequence[tuple[PeerConfig, PeerLink]],
         token: Callable[[], str] = random_token,
+        heed_floors: Callable[[], Awaitable[None]] = _heed_nothing,
     ) -> None:
+        self._heed_floors = heed_floors
         self._peers: Mapping[KmeId, _Peer] = {
             config.peer: _Peer(PairEnd(local, config, store, clock), link, token)
             for config, link in peers
@@ -149,6 +163,32 @@ class Pairing:
             If this KME cannot take part in pairing now.
         """
         return await self._peer(peer).follower.decide(proposal)
+
+    async def on_ask_restore(self, peer: KmeId, incarnation: str) -> RestoreChallenge:
+        """Give a restored peer a challenge.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        """
+        return await self._peer(peer).restore.challenge(incarnation)
+
+    async def on_agree_restore(self, peer: KmeId, terms: RestoreTerms) -> RestoreConsent:
+        """Accept a peer's restore; nothing is proposed, judged or decided meanwhile.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        PeerUnavailableError
+            If it has to ask again.
+        """
+        found = self._peer(peer)
+        async with found.opening, found.follower.deciding, found.heartbeats.judging:
+            consent = await found.restore.accept(terms)
+        await self._heed_floors()
+        return consent
 
     def require_alive(self, peer: KmeId) -> None:
         """Return if the peer was heard within its lease.

@@ -50,6 +50,14 @@ from kme.peer.messages import (
     StockQuestionMessage,
     VerdictMessage,
 )
+from kme.peer.restore_messages import (
+    AGREE_RESTORE_PATH,
+    ASK_RESTORE_PATH,
+    RestoreChallengeMessage,
+    RestoreConsentMessage,
+    RestoreQuestionMessage,
+    RestoreTermsMessage,
+)
 from kme.pki.identity import KME_PREFIX, uri_identity
 from kme.supply.grants import GrantHandler
 
@@ -105,6 +113,8 @@ def create_peer_app(
         (HEARTBEAT_PATH, routes.heartbeat),
         (HELD_PATH, routes.held),
         (PROPOSAL_PATH, routes.proposal),
+        (ASK_RESTORE_PATH, routes.ask_restore),
+        (AGREE_RESTORE_PATH, routes.agree_restore),
     )
     if operations is not None:
         asked = _OperatorRoutes(operations, routes.caller)
@@ -125,7 +135,7 @@ def create_peer_app(
 
 
 class _Routes:
-    """The three questions that a peer asks of pairing."""
+    """What a peer asks of pairing."""
 
     def __init__(
         self,
@@ -158,6 +168,20 @@ class _Routes:
         message = await _read(request, ProposalMessage)
         verdict = await self._handler.on_propose(peer, message.to_proposal())
         return _answer(VerdictMessage(verdict=verdict))
+
+    async def ask_restore(self, kme: str, request: Request) -> Response:
+        """Give a restored peer a challenge."""
+        peer = self.caller(kme, request)
+        message = await _read(request, RestoreQuestionMessage)
+        challenge = await self._handler.on_ask_restore(peer, message.incarnation)
+        return _answer(RestoreChallengeMessage.of(challenge))
+
+    async def agree_restore(self, kme: str, request: Request) -> Response:
+        """Accept a peer's restore."""
+        peer = self.caller(kme, request)
+        message = await _read(request, RestoreTermsMessage)
+        consent = await self._handler.on_agree_restore(peer, message.to_terms())
+        return _answer(RestoreConsentMessage.of(consent))
 
     def caller(self, addressed: str, request: Request) -> KmeId:
         """Return the peer that calls, if it is one and means this KME."""

@@ -12,7 +12,7 @@ import httpx
 from cryptography import x509
 from pydantic import ValidationError
 
-from kme.errors import IdentityError, PairingError, PeerUnavailableError
+from kme.errors import IdentityError, InputError, PairingError, PeerUnavailableError
 from kme.ids import KmeId
 from kme.pairing.ports import (
     BlockTag,
@@ -20,6 +20,9 @@ from kme.pairing.ports import (
     Heartbeat,
     HeartbeatAnswer,
     PairStock,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
 )
 from kme.peer.messages import (
     CLEAR_PATH,
@@ -46,6 +49,14 @@ from kme.peer.messages import (
     StockMessage,
     StockQuestionMessage,
     VerdictMessage,
+)
+from kme.peer.restore_messages import (
+    AGREE_RESTORE_PATH,
+    ASK_RESTORE_PATH,
+    RestoreChallengeMessage,
+    RestoreConsentMessage,
+    RestoreQuestionMessage,
+    RestoreTermsMessage,
 )
 from kme.pki.identity import KME_PREFIX, uri_identity
 from kme.registry.records import SaeList
@@ -143,6 +154,24 @@ class HttpPeerLink:
     async def deliver(self, delivery: Delivery) -> None:
         """Have the peer keep keys for further slaves."""
         await self._ask(GRANTS_PATH, GrantsMessage.of(delivery), DoneMessage)
+
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        """Say that this KME was restored, and ask for a challenge."""
+        question = RestoreQuestionMessage(incarnation=incarnation)
+        return (await self._ask(ASK_RESTORE_PATH, question, RestoreChallengeMessage)).to_challenge()
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        """Have the peer accept the restore."""
+        message = RestoreTermsMessage.of(terms)
+        answer = await self._ask(
+            AGREE_RESTORE_PATH, message, RestoreConsentMessage, _CLEAR_TIMEOUT_S
+        )
+        if answer.highest < terms.highest:
+            raise self._unavailable("did not give up as many blocks as it was asked to")
+        try:
+            return answer.to_consent()
+        except InputError as error:
+            raise self._unavailable(f"sent an answer that is none ({error.message})") from error
 
     async def tell_saes(self, told: SaeList) -> None:
         """Tell which SAEs live at this KME."""

@@ -166,6 +166,12 @@ class GrantShelf:
                 key.wipe()
         return len(over[: max(limit, 0)])
 
+    def burn(self, peer: KmeId) -> None:
+        """Forget all grants of a peer."""
+        for place in [place for place in self.kept if place[0] == peer]:
+            if (key := self.kept.pop(place).key) is not None:
+                key.wipe()
+
     def copy(self) -> "GrantShelf":
         """Return an independent copy; secrets are copied, too."""
         return GrantShelf({place: _copy(one) for place, one in self.kept.items()})

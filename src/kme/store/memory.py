@@ -1,13 +1,13 @@
 """memory - a store in dictionaries with the promises of the durable ones, for simulations."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kme.errors import StoreUnavailableError
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.grants import Grant, GrantShelf, KeptGrant, fresh_of, pads_of
 from kme.store.pairstate import PairState
 from kme.store.records import (
@@ -26,6 +26,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 
 _T = TypeVar("_T")
 
@@ -42,6 +43,7 @@ class _State:
     n_claims: int = 0
     incidents: list[Incident] = field(default_factory=list)
     grants: GrantShelf = field(default_factory=GrantShelf)
+    incarnation: str | None = None
 
     def pair(self, peer: KmeId) -> PairState:
         return self.pairs.setdefault(peer, PairState())
@@ -53,6 +55,7 @@ class _State:
             self.n_claims,
             list(self.incidents),
             self.grants.copy(),
+            self.incarnation,
         )
 
 
@@ -290,6 +293,44 @@ class MemoryStore:
         pair = self._state.pair(peer)
         return await self._step(
             "accept_heartbeat", lambda: pair.accept_heartbeat(nonce, acknowledged)
+        )
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        await self._step("mark_restored", lambda: self._mark_restored(incarnation))
+
+    def _mark_restored(self, incarnation: str) -> None:
+        self._state.incarnation = incarnation
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        return await self._step("restoring", lambda: self._restoring(peer))
+
+    def _restoring(self, peer: KmeId) -> str | None:
+        return restore.due(self._state.incarnation, self._state.pair(peer).agreed_incarnation)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        return await self._step("highest_epochs", self._state.pair(peer).highest_epochs)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        await self._step("agree_restore", lambda: self._agree_restore(peer, agreement))
+
+    def _agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        pair = self._state.pair(peer)
+        if restore.is_due(self._state.incarnation, pair.agreed_incarnation, agreement):
+            pair.agree_restore(self.kme, peer, agreement)
+            self._state.grants.burn(peer)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        pair = self._state.pair(peer)
+        return await self._step(
+            "accept_restore", lambda: pair.accept_restore(self.kme, peer, nonce, highest)
         )
 
     # Incidents

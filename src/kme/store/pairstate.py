@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.epochset import EpochSet
 from kme.store.ledger import Ledger, draw_all, expire_all
 from kme.store.ownblocks import OwnBlocks
@@ -26,6 +26,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 
 
 @dataclass(slots=True)
@@ -91,6 +92,7 @@ class PairState:
     blocks: dict[int, KeyBlock] = field(default_factory=dict)
     ledgers: dict[int, Ledger] = field(default_factory=dict)
     expiries: list[Expiry] = field(default_factory=list)
+    agreed_incarnation: str | None = None
 
     def open_proposal(self, proposal: Proposal) -> None:
         """Write the leader's next proposal."""
@@ -228,6 +230,36 @@ class PairState:
         before = self.heartbeat
         self.heartbeat = rules.heard(before, nonce, acknowledged)
         return before
+
+    def highest_epochs(self) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch of each source."""
+        lasts = {source: epochs.last for source, epochs in self.inbox.epochs.items()}
+        return {source: Epoch(last) for source, last in lasts.items() if last is not None}
+
+    def agree_restore(self, kme: KmeId, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Give up what may have been used since this state, and be in step with the peer."""
+        highest = self._give_up(kme, peer, agreement.highest)
+        self.raise_marks(floor_allocate=highest, floor_draw=highest)
+        for source, epoch in agreement.epochs.items():
+            self.inbox.epochs.setdefault(source, EpochSet()).fill(epoch.number)
+        self.heartbeat = restore.heartbeat_agreed(agreement)
+        self.agreed_incarnation = agreement.incarnation
+
+    def accept_restore(self, kme: KmeId, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Never allocate again from what the restored peer has given up."""
+        self.raise_marks(floor_allocate=self._give_up(kme, peer, highest))
+        self.heartbeat = restore.heartbeat_accepted(self.heartbeat, nonce)
+        return self.heartbeat
+
+    def _give_up(self, kme: KmeId, peer: KmeId, highest: int) -> int:
+        """End what is under way, burn what waits, and return the highest number of either side."""
+        highest = restore.highest_of(self.record, highest)
+        void = restore.void_of(self.record)
+        if void is not None:
+            self.settle(kme, peer, void, None)
+        self.burn_inbox()
+        self.record = replace(self.record, highest=highest)
+        return highest
 
     def block(self, number: int) -> KeyBlock | None:
         """Return a copy of a block."""

@@ -15,7 +15,7 @@ Every method may raise `StoreUnavailableError`; after it the outcome of a write
 is unknown until the call is repeated or the state is read again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
@@ -37,6 +37,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 
 
 class InboxStore(Protocol):
@@ -362,6 +363,66 @@ class HeartbeatStore(Protocol):
         ...
 
 
+class RestoreStore(Protocol):
+    """That this store is an older copy of itself, until that is agreed with each peer.
+
+    Until then nothing may be allocated, drawn, proposed or judged with a peer:
+    callers see to that. Final keys may come in; the agreement burns them.
+    """
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed.
+
+        That counts for peers that it doesn't know yet as well: they may have
+        been known before. No other process uses the store meanwhile.
+
+        Raises
+        ------
+        InputError
+            If `incarnation` isn't 32 hexadecimal digits; they are fresh for each restore.
+        """
+        ...
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        ...
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        ...
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer.
+
+        Both floors and `highest` rise to the highest number of either side, an
+        open proposal is void, what waits in the inbox is burnt, sources are
+        filled up to the epochs given, and the heartbeats go on from the two
+        nonces agreed on. Repeating it does nothing.
+
+        Raises
+        ------
+        PairingError
+            If the store isn't marked with this incarnation.
+        """
+        ...
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up.
+
+        The floor of allocation and `highest` rise to the highest number of
+        either side, an open proposal is void, what waits in the inbox is burnt
+        (its counterparts are), and `nonce` counts as the last heartbeat heard.
+        Draws go on: what this KME's SAEs were promised is theirs.
+
+        Returns
+        -------
+        HeartbeatRecord
+            The nonces after it: the peer's next heartbeat follows `nonce`, our
+            next one the pending or else the acknowledged one.
+        """
+        ...
+
+
 class IncidentStore(Protocol):
     """Alarms."""
 
@@ -381,6 +442,7 @@ class Store(
     ExpiryStore,
     GrantStore,
     HeartbeatStore,
+    RestoreStore,
     IncidentStore,
     Protocol,
 ):

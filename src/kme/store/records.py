@@ -316,6 +316,7 @@ class IncidentKind(StrEnum):
     BROKEN_PROPOSAL = "broken_proposal"
     CLEARED = "cleared"
     DISPUTED_SAE = "disputed_sae"
+    RESTORED = "restored"
 
 
 @dataclass(frozen=True, slots=True)

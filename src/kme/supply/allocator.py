@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 MAX_OPEN_CLAIMS: Final = 8
 """So many remainders are kept for smaller keys; what is more goes back."""
 
+MAX_CLAIM_AGE_S: Final = 600.0
+"""No claim is held longer, however few keys are asked for."""
+
 _MAX_CLAIMS_AHEAD: Final = 4
 """Blocks may be smaller than a step; no more than so many are claimed ahead at once."""
 
@@ -151,6 +154,23 @@ class Allocator:
         self._pending = [claim for claim in self._pending if claim not in dropped]
         self._retire(dropped)
 
+    async def release_old(self) -> None:
+        """Give back what was claimed long ago: it holds up the expiry of all keys behind it.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer; what is due is given back later.
+        """
+        async with self._turn:
+            await self.settle()
+            due_s = self._ports.clock.monotonic_s() - MAX_CLAIM_AGE_S
+            old = [claim for claim in self.claims if claim.claimed_s <= due_s]
+            self._open = [claim for claim in self._open if claim not in old]
+            self._pending = [claim for claim in self._pending if claim not in old]
+            self._retire(old)
+            await self._give_back_retired()
+
     async def close(self) -> None:
         """Give back what was never used; nothing is cut any more."""
         self._is_closing = True
@@ -252,6 +272,7 @@ class Allocator:
         """Claim one range; False if no block has room for a key of this size."""
         ports = self._ports
         want = self._step.fitting(key_granules, needed_granules)
+        asked_s = ports.clock.monotonic_s()
         claim = await ports.store.claim(self._peer, ports.worker, key_granules, want)
         if claim is None:
             return False
@@ -264,7 +285,7 @@ class Allocator:
             raise IntegrityError(
                 "a claimed block is missing", block_number=claim.reserved.block_number
             )
-        self._pending.append(OpenClaim(claim, block))
+        self._pending.append(OpenClaim(claim, block, asked_s))
         return True
 
     async def _confirm(self) -> None:

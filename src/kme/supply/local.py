@@ -5,16 +5,18 @@ drawn by the same code, in one ledger. No quantum link made them.
 """
 
 import asyncio
+import logging
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from kme.clock import Clock
-from kme.errors import OutOfKeysError, PairingError
+from kme.errors import KmeError, OutOfKeysError, PairingError
 from kme.ids import Epoch, KmeId, SourceId
+from kme.pairing.expiry import KeepingStore, KeyExpiry
 from kme.secret import Secret
-from kme.store.ports import PairingStore, SupplyStore
+from kme.store.ports import PairingStore, RestoreStore, SupplyStore
 from kme.store.records import (
     MAX_BLOCK_BYTES,
     RESERVED_GRANULES,
@@ -25,9 +27,12 @@ from kme.store.records import (
     Stock,
     Verdict,
 )
+from kme.store.restore import RestoreAgreement
 from kme.supply.allocator import Allocator, Wish
 from kme.supply.ports import Key, SupplyStock
 from kme.units import GRANULE_BYTES
+
+_logger = logging.getLogger(__name__)
 
 LOCAL_SOURCE: Final = SourceId("local-random")
 
@@ -45,6 +50,33 @@ _GRANT_BYTES: Final = 512
 """What a grant takes beside its key, at most."""
 
 _LOOKS: Final = 16
+
+
+async def give_up_after_restore(local: KmeId, store: RestoreStore) -> None:
+    """Let nothing be drawn again that this KME alone took part in, if its store was restored.
+
+    With every peer that is agreed; with itself a KME always agrees.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If the store doesn't answer.
+    """
+    incarnation = await store.restoring(local)
+    if incarnation is not None:
+        await store.agree_restore(local, RestoreAgreement(incarnation, incarnation, None, 0))
+
+
+async def keep_expiring(local: KmeId, store: KeepingStore, clock: Clock, lifetime_s: int) -> None:
+    """Let local keys expire that nobody drew, until cancelled; one process of a KME does it."""
+    expiry = KeyExpiry(local, store, clock, lifetime_s)
+    while True:
+        try:
+            expiry.heard(await store.frontier(local))
+        except KmeError as error:
+            _logger.warning("local expiry waits", extra={"reason": error.message})
+        await expiry.try_step()
+        await clock.sleep(expiry.pause_s())
 
 
 class AlwaysAlive:

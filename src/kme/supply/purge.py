@@ -1,4 +1,4 @@
-"""purge - grants whose time is over in, nothing out: their bytes are shredded in the background."""
+"""purge - what nobody needs any more in, nothing out: grants that are due, claims held for long."""
 
 import logging
 from typing import Final
@@ -6,6 +6,7 @@ from typing import Final
 from kme.clock import Clock
 from kme.errors import KmeError
 from kme.store.ports import GrantStore
+from kme.supply.supply import LinkSupply
 
 _logger = logging.getLogger(__name__)
 
@@ -37,3 +38,21 @@ async def keep_purging(store: GrantStore, clock: Clock) -> None:
         if n_purged:
             _logger.info("grants expired", extra={"n_grants": n_purged})
         await clock.sleep(_BUSY_PAUSE_S if n_purged == PURGE_LIMIT else PURGE_PAUSE_S)
+
+
+async def keep_releasing(supply: LinkSupply, clock: Clock) -> None:
+    """Give back what was claimed long ago, until cancelled; every process that cuts keys does it.
+
+    Parameters
+    ----------
+    supply
+        Whose claims.
+    clock
+        The time.
+    """
+    while True:
+        await clock.sleep(PURGE_PAUSE_S)
+        try:
+            await supply.release_old_claims()
+        except KmeError as error:
+            _logger.warning("old claims not given back", extra={"reason": error.message})

@@ -20,7 +20,7 @@ from kme.supply.draw import Drawer, DrawPorts
 from kme.supply.grantor import Grantor, GrantorPorts
 from kme.supply.grants import GrantLink
 from kme.supply.key_id import IdScope
-from kme.supply.local import AlwaysAlive, LocalBlocks, LocalKeys
+from kme.supply.local import AlwaysAlive, LocalBlocks, LocalKeys, give_up_after_restore
 from kme.supply.ports import Key, SupplyStock
 from kme.supply.reserves import Reserve, Reserves
 from kme.supply.stocktaker import StockTaker
@@ -137,6 +137,7 @@ class LinkSupply:
         n_lapsed = await self._store.close_claims() if closes_lapsed else 0
         if n_lapsed:
             _logger.warning("lapsed claims closed", extra={"n_claims": n_lapsed})
+        await give_up_after_restore(self._directory.local, self._store)
         if self._local_keys is not None:
             await self._local_blocks.close_earlier()
         self._is_open = True
@@ -245,6 +246,17 @@ class LinkSupply:
             allocator.drop((await self._store.pairing(peer)).floor_allocate)
         for stocktaker in self._stocktakers.values():
             stocktaker.forget()
+
+    async def release_old_claims(self) -> None:
+        """Give back what was claimed long ago; every process that cuts keys does it now and then.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        for allocator in self._allocators.values():
+            await allocator.release_old()
 
     async def stock_for(self, peer: KmeId) -> SupplyStock:
         """Return what `new_keys` could give to SAEs of this KME and of one peer.

@@ -35,6 +35,7 @@ from store_contract import (
 )
 from store_contract_expiry import EndOfKeysContract
 from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 from vault_story import DIGEST_KEY
 
 
@@ -76,7 +77,7 @@ class VaultBackend:
         return store
 
 
-class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract):
+class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self, real_vault: RealVault) -> VaultBackend:
         return VaultBackend(real_vault)

@@ -16,7 +16,15 @@ from kme.pairing.tags import make_tag
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.records import FinalKeyRef, Frontier, IncidentKind, Proposal, SourceClass, Verdict
-from simulated_pair import ALICE_KME, BOB_KME, LINK, OTHER_LINK, ScriptedLink, end_of
+from simulated_pair import (
+    ALICE_KME,
+    BOB_KME,
+    FIRST_HEARTBEAT,
+    LINK,
+    OTHER_LINK,
+    ScriptedLink,
+    end_of,
+)
 from simulation import CrashingStore, Fuse, StoreFaults, VirtualClock, run_virtual
 
 PAIR = (ALICE_KME, BOB_KME)
@@ -62,6 +70,7 @@ def on_a_bench(test: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
         end = end_of(BOB_KME, CrashingStore(memory, Fuse(), faults), clock)
         heartbeats = Heartbeats(end, ScriptedLink())
         beating = asyncio.create_task(heartbeats.run())
+        await heartbeats.on_heartbeat(FIRST_HEARTBEAT)
         await clock.sleep(0.5)
         await test(Bench(clock, memory, faults, heartbeats, Follower(end, heartbeats)))
         beating.cancel()

@@ -65,7 +65,7 @@ class Bench:
         """Begin a new process."""
         end = end_of(ALICE_KME, self.store, self.clock)
         config = replace(end.config, lifetime_s=self.lifetime_s)
-        self.expiry = KeyExpiry(replace(end, config=config))
+        self.expiry = KeyExpiry(end.peer, end.store, end.clock, config.lifetime_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

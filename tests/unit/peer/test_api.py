@@ -16,7 +16,7 @@ from kme.errors import (
     StoreUnavailableError,
 )
 from kme.ids import Epoch, KmeId, SourceId
-from kme.pairing.ports import Heartbeat
+from kme.pairing.ports import Heartbeat, RestoreTerms
 from kme.peer.api import create_peer_app
 from kme.peer.messages import HEARTBEAT_PATH, MAX_BODY_BYTES
 from kme.store.records import FinalKeyRef, Frontier, Proposal, SourceClass
@@ -41,10 +41,19 @@ PROPOSAL = {
     "source_class": "qkd",
     "tag": "ab" * 16,
 }
+TERMS = {
+    "incarnation": "3" * 32,
+    "challenge": "4" * 32,
+    "nonce": "5" * 32,
+    "highest": 9,
+    "settled": 8,
+}
 BODIES: dict[str, dict[str, Any]] = {
     "heartbeat": HEARTBEAT,
     "held": {"final_keys": FINAL_KEYS},
     "proposal": PROPOSAL,
+    "restore/ask": {"incarnation": "3" * 32},
+    "restore/agree": TERMS,
 }
 
 
@@ -137,6 +146,27 @@ def test_a_proposal_is_answered_with_a_verdict() -> None:
     refs = tuple(FinalKeyRef(SourceId("link"), Epoch(epoch)) for epoch in (5, 6, 7))
     proposal = Proposal(9, B, refs, 60, SourceClass.QKD, b"\xab" * 16)
     assert door.handler.calls == [(A, proposal)]
+
+
+def test_a_restored_peer_is_given_a_challenge() -> None:
+    door = Door()
+    response = door.post("restore/ask", {"incarnation": "3" * 32})
+    assert response.status_code == 200
+    assert response.json() == {"challenge": "d" * 32, "is_restoring": True}
+    assert door.handler.calls == [(A, "3" * 32)]
+
+
+def test_a_restore_that_is_accepted_is_answered_with_what_to_go_on_from() -> None:
+    door = Door()
+    response = door.post("restore/agree", TERMS)
+    assert response.status_code == 200
+    assert response.json() == {
+        "highest": 11,
+        "heard": "e" * 32,
+        "epochs": [{"source": "link", "epoch": 77}],
+    }
+    terms = RestoreTerms("3" * 32, "4" * 32, "5" * 32, 9, 8)
+    assert door.handler.calls == [(A, terms)]
 
 
 @pytest.mark.parametrize("what", list(BODIES))

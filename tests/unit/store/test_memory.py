@@ -13,6 +13,7 @@ from kme.store.records import GranuleRange
 from store_contract import LINK, A, B, FloorStore, StoreContract, add_block, everything, some_key
 from store_contract_expiry import EndOfKeysContract
 from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 
 
 class MemoryBackend:
@@ -30,7 +31,7 @@ class MemoryBackend:
         return store.reopened()
 
 
-class TestMemoryStore(StoreContract, EndOfKeysContract, GrantContract):
+class TestMemoryStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self) -> MemoryBackend:
         return MemoryBackend()

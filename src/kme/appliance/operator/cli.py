@@ -19,7 +19,9 @@ from kme.clock import SystemClock
 from kme.errors import InputError, KmeError
 from kme.ids import KmeId, SaeId
 from kme.log import set_up_logging
+from kme.pairing.heartbeat import random_token
 from kme.registry.saes import SaeRegistry
+from kme.store.vault.restores import mark_restored
 from kme.vault.documents import Documents
 
 _T = TypeVar("_T")
@@ -161,6 +163,20 @@ def clear(
     for kme, number in done.items():
         screen.say(f"All keys shared with KME {kme} are dropped, up to block {number}.")
     screen.say("Next: `make refill` makes more key.")
+
+
+@app.command()
+def restored() -> None:
+    """Mark what Vault holds as an older copy; rest must not run."""
+    settings = _settings()
+
+    async def mark() -> None:
+        async with vault_session(settings, "admin") as session:
+            await mark_restored(Documents(session), random_token())
+
+    asyncio.run(mark())
+    typer.echo(f"What KME {settings.id} keeps is marked as an older copy.")
+    typer.echo("Next: `make up`; it hands out keys again once its peers have agreed.")
 
 
 @sae_app.command("add")

@@ -31,6 +31,7 @@ from kme.server import MutualTlsServer, ServerLimits
 from kme.supply.cache import BlockCache
 from kme.supply.draw import DrawPorts
 from kme.supply.grantee import Grantee
+from kme.supply.local import keep_expiring
 from kme.supply.purge import keep_purging
 from kme.workers.feed import LivenessSpeaker
 
@@ -80,7 +81,13 @@ class Elected:
         async with AsyncExitStack() as stack:
             links = await stack.enter_async_context(links_to(self.kept.sites, self.settings))
             peers = [(config_of(peer, self.settings), link) for peer, link in links.items()]
-            pairing = Pairing(KmeId(self.settings.id), self.kept.store, self.clock, peers)
+            pairing = Pairing(
+                KmeId(self.settings.id),
+                self.kept.store,
+                self.clock,
+                peers,
+                heed_floors=self.upkeep.heed_cleared,
+            )
             server = self._server(pairing, links)
             await server.start()
             stack.push_async_callback(server.stop)
@@ -93,6 +100,12 @@ class Elected:
                 tasks.create_task(teller.run(until_cancelled), name="own SAEs")
                 tasks.create_task(pairing.run(until_cancelled), name="pairing")
                 tasks.create_task(keep_purging(self.kept.store, self.clock), name="purging")
+                if self.settings.offer.local_pairs:
+                    tasks.create_task(self._expire_local_keys(), name="local expiry")
+
+    async def _expire_local_keys(self) -> None:
+        lifetime_s = self.settings.pairing.key_lifetime_s
+        await keep_expiring(KmeId(self.settings.id), self.kept.store, self.clock, lifetime_s)
 
     def _server(self, pairing: Pairing, links: Links) -> MutualTlsServer:
         rest = self.settings.rest

@@ -155,6 +155,7 @@ class Upkeep:
         except SettingsError as error:
             _logger.error("registry of SAEs refused", extra={"reason": error.message})
         await ports.supply.heed_floors()
+        await ports.supply.release_old_claims()
         await self._close_claims_of_dead()
         if await connected_sites(ports.kept.documents, self._settings) != ports.kept.sites:
             _logger.info("peers were connected or disconnected: this worker starts again")

@@ -81,3 +81,9 @@ def purge(tx: Transaction, now_unix_s: float, limit: int) -> int:
         tx.run_many("DELETE FROM grants WHERE peer = ? AND key_id = ?", over)
         tx.has_shredded = True
     return len(over)
+
+
+def burn(tx: Transaction, peer: KmeId) -> None:
+    """Forget all grants of a peer."""
+    if tx.run("DELETE FROM grants WHERE peer = ?", peer):
+        tx.has_shredded = True

@@ -1,5 +1,7 @@
 """pairing - where pairing stands with each peer, and the blocks that settlements make."""
 
+from dataclasses import replace
+
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
@@ -79,6 +81,12 @@ def raise_marks(
     after = rules.raised(before, peer_settled, floor_allocate, floor_draw)
     _write_marks(tx, peer, after)
     room.recount(tx, peer, before, after)
+
+
+def raise_highest(tx: Transaction, peer: KmeId, number: int) -> None:
+    """Take note of the highest number that either side has seen."""
+    record = pairing(tx, peer)
+    _write_marks(tx, peer, replace(record, highest=max(record.highest, number)))
 
 
 def block(tx: Transaction, peer: KmeId, number: int) -> KeyBlock | None:

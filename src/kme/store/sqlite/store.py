@@ -1,13 +1,13 @@
 """store - the calls of the port, each handed to the one writer of the store's file."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
@@ -25,7 +25,9 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 from kme.store.sqlite import (
+    copies,
     draws,
     expiry,
     grantrows,
@@ -33,6 +35,7 @@ from kme.store.sqlite import (
     inbox,
     incidents,
     pairing,
+    restores,
     room,
 )
 from kme.store.sqlite.lock import StoreLock
@@ -84,13 +87,14 @@ class SqliteStore:
         Raises
         ------
         SettingsError
-            If another process uses the store, or it cannot be opened or
-            written, is another KME's or of a newer version.
+            If another process uses the store, it cannot be opened or written,
+            is another KME's or of a newer version, or a restore was cut off.
         SealError
             If it was made with another master key.
         """
         lock = StoreLock.take(path)
         try:
+            copies.require_finished(path)
             sealer = Sealer(master_key, kme)
             connection = await asyncio.to_thread(connect, path, kme, sealer)
         except BaseException:
@@ -248,6 +252,29 @@ class SqliteStore:
     ) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""
         return await self._writer.call(heartbeats.accept, peer, nonce, acknowledged)
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        await self._writer.call(restores.mark, incarnation)
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        return await self._writer.call(restores.restoring, peer)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        return await self._writer.call(inbox.highest_epochs, peer)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        await self._writer.call(restores.agree, peer, agreement)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        return await self._writer.call(restores.accept, peer, nonce, highest)
 
     # Incidents
 

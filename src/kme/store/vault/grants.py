@@ -93,6 +93,13 @@ class Grants:
         done = await all_of(*(self._forget_if_due(place, now_unix_s) for place in places))
         return sum(done)
 
+    async def burn(self, peer: KmeId) -> None:
+        """Forget all grants of a peer."""
+        for number in await self._folders(f"{FOLDER}/{peer}"):
+            folder = f"{FOLDER}/{peer}/{number}"
+            names = await self._documents.names(folder)
+            await all_of(*(self._documents.forget(f"{folder}/{name}") for name in names))
+
     async def _places(self, limit: int) -> list[_Place]:
         """List the next grants; none when all were looked at, then it begins again."""
         places: list[_Place] = []

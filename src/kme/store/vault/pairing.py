@@ -92,11 +92,12 @@ class Pairing:
             return
         raise busy(_path(peer))
 
-    async def raise_floor_draw(self, peer: KmeId, number: int) -> None:
-        """Raise the floor of draws; it never falls."""
+    async def raise_marks(self, peer: KmeId, highest: int = 0, floor_draw: int = 0) -> None:
+        """Raise the highest number seen and the floor of draws; neither ever falls."""
         for _ in range(MAX_TRIES):
             pair, version = await self._load(peer)
-            record = rules.raised(pair.record, floor_draw=number)
+            record = rules.raised(pair.record, floor_draw=floor_draw)
+            record = replace(record, highest=max(record.highest, highest))
             if record == pair.record:
                 return
             try:

@@ -1,14 +1,14 @@
 """store - the calls of the port, each handed to the documents that it changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
 from kme.errors import SettingsError, StoreUnavailableError
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
@@ -26,6 +26,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 from kme.store.vault.cell import Cell, Cells, DocumentStore
 from kme.store.vault.draws import Draws
 from kme.store.vault.expiring import Expiring
@@ -34,6 +35,7 @@ from kme.store.vault.inbox import Inbox
 from kme.store.vault.keydocs import KeyDocs
 from kme.store.vault.notes import HeartbeatState, IncidentState
 from kme.store.vault.pairing import Pairing
+from kme.store.vault.restores import Restores
 from kme.store.vault.rooms import Rooms
 
 _DIGEST_KEY_BYTES: Final = 32
@@ -72,6 +74,7 @@ class VaultStore:
         self._grants = Grants(documents, keydocs)
         self._heartbeats = Cells(lambda peer: Cell(documents, f"heartbeats/{peer}", HeartbeatState))
         self._incidents = Cell(documents, "incidents", IncidentState)
+        self._restores = Restores(documents, self._pairing, self._inbox, self._heartbeats)
         self._n_calls = 0
         self._is_open = True
         self._is_quiet = asyncio.Event()
@@ -179,7 +182,7 @@ class VaultStore:
                 await self._expiring.destroy(peer)
 
     async def _raise_floors(self, peer: KmeId, allocate: int, draw: int) -> None:
-        await self._pairing.raise_floor_draw(peer, draw)
+        await self._pairing.raise_marks(peer, floor_draw=draw)
         self._draws_of(peer).raise_floor(draw)
         await self._rooms.raise_marks(peer, floor_allocate=allocate)
 
@@ -300,6 +303,42 @@ class VaultStore:
             return await self._heartbeats[peer,].change(
                 lambda state: state.accept(nonce, acknowledged)
             )
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        async with self._call():
+            await self._restores.mark(incarnation)
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        async with self._call():
+            return await self._restores.restoring(peer)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        async with self._call():
+            return await self._inbox.highest_epochs(peer)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        async with self._call():
+            if await self._restores.is_due(peer, agreement):
+                await self._restores.fill(peer, agreement.epochs)
+                highest = await self._restores.give_up(peer, agreement.highest)
+                await self._raise_floors(peer, highest, highest)
+                await self._grants.burn(peer)
+                await self._restores.agree(peer, agreement)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        rules.check_number(highest)
+        async with self._call():
+            highest = await self._restores.give_up(peer, highest)
+            await self._raise_floors(peer, highest, 0)
+            return await self._restores.accept(peer, nonce)
 
     # Incidents
 

@@ -33,6 +33,7 @@ from store_contract import (
 )
 from store_contract_expiry import EndOfKeysContract
 from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 
 MASTER = Secret(bytes(range(32)))
 
@@ -64,7 +65,7 @@ class SqliteBackend:
         return await SqliteStore.open(A, left, MASTER)
 
 
-class TestSqliteStore(StoreContract, EndOfKeysContract, GrantContract):
+class TestSqliteStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> SqliteBackend:
         return SqliteBackend(tmp_path)

@@ -35,6 +35,7 @@ from store_contract import (
 )
 from store_contract_expiry import EndOfKeysContract
 from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 from vault_story import DIGEST_KEY, WAYS, live_through
 
 
@@ -60,7 +61,7 @@ class DocumentsBackend:
         return await VaultStore.open(A, self._documents, DIGEST_KEY)
 
 
-class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract):
+class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self) -> DocumentsBackend:
         return DocumentsBackend()
