@@ -224,7 +224,8 @@ class AgreeContract:
             claimed = await store.claim(B, "w", 1, 1)
             assert claimed is not None
             assert claimed.reserved.block_number == 8
-            await store.draw(B, [drawn(8)])
+            await add_block(store, 9, owner=B)
+            await store.draw(B, [drawn(9)])
 
     @in_loop
     async def test_other_pairs_are_left_alone(self, backend: Backend) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kme.errors import KmeError, PairingError
+from kme.errors import KeyNotFoundError, KmeError, PairingError
 from kme.ids import Epoch, KmeId
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
@@ -71,7 +71,9 @@ class Traffic:
         assert wanted.owner == peer
         kme.pairing.require_heard_once(peer)
         block = await store.block(peer, wanted.place.block_number)
-        if block is None or _bytes_of(block.key, wanted.place) != wanted.key:
+        if block is None:
+            raise KeyNotFoundError("that block is not here, or used up")
+        if _bytes_of(block.key, wanted.place) != wanted.key:
             raise PairingError("the id's tag is wrong here")
         await store.draw(peer, [wanted.place])
         delivered = self.delivered.setdefault(kme.local, set())
