@@ -232,7 +232,7 @@ def test_a_store_that_is_away_leaves_the_file_where_it_is(tmp_path: Path) -> Non
         for _ in range(2):
             with pytest.raises(StoreUnavailableError):
                 await stage.take(path)
-            assert names(tmp_path) == [".given-00004f87"]
+            assert names(tmp_path) == ["00004f87"]
         assert stage.ingest.counts == IngestCounts()
 
     play(story)
