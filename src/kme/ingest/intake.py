@@ -105,10 +105,6 @@ class Intake:
         self._full.clear()
         return was_full
 
-    async def recover(self, feed: Feed) -> None:
-        """Take up what an earlier process was killed with, before anything is announced."""
-        await asyncio.to_thread(self._ingest.recover, feed)
-
     async def announce(self, feed: Feed, epoch: Epoch) -> None:
         """Put a file into the queue, as soon as there is room.
 

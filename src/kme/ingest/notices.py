@@ -93,8 +93,6 @@ class NoticeListener:
         """
         self._fifo.open()
         self._is_in_place = True
-        for feed in self._feeds.values():
-            await self._intake.recover(feed)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._intake.run(stop), name="intake")
