@@ -224,7 +224,9 @@ class AgreeContract:
             claimed = await store.claim(B, "w", 1, 1)
             assert claimed is not None
             assert claimed.reserved.block_number == 8
-            await add_block(store, 9, owner=B)
+            assert await store.ingest(B, LINK, Epoch(3002), [key])
+            theirs = proposal(9, ref(3002), owner=B)
+            await store.settle(B, Settlement(theirs, Verdict.EQUAL), key)
             await store.draw(B, [drawn(9)])
 
     @in_loop

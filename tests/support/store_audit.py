@@ -152,12 +152,15 @@ def _own_contradictions(tables: sqlite3.Connection) -> Iterator[str]:
         yield "claims are open though it was stopped cleanly"
     if _number(tables, "SELECT count(*) FROM proposals WHERE state = 'open'"):
         yield "a proposal is open though nothing hindered it"
-    counted = "SELECT room, count(*) FROM own_blocks WHERE is_usable AND room GROUP BY room"
+    counted = (
+        "SELECT room, count(*) FROM own_blocks JOIN pairs USING (peer)"
+        " WHERE number > floor_allocate AND number <= peer_settled AND room > 0 GROUP BY room"
+    )
     if dict(tables.execute(counted)) != dict(tables.execute("SELECT room, n_blocks FROM stock")):
         yield "the stock is not what its blocks' room adds up to"
     for number, n_granules, end in tables.execute(
-        "SELECT number, n_granules, next_granule + room FROM own_blocks"
-        " JOIN ledgers USING (peer, number) WHERE next_granule + room <> n_granules"
+        "SELECT number, n_bytes / 8, next_granule + room FROM own_blocks"
+        " JOIN blocks USING (peer, number) WHERE next_granule + room <> n_bytes / 8"
     ):
         yield f"block {number} has {n_granules} granules, its mark and room make {end}"
 
