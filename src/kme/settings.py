@@ -194,8 +194,8 @@ class PairingSettings(_Section):
     key_lifetime_s: int = Field(
         default=86_400,
         ge=1,
-        description="How long keys of a block may be drawn, from pairing; it is recorded with "
-        "each block, and not enforced yet.",
+        description="How long a key may be drawn, at least; the longer one of what both KMEs set "
+        "counts. Keys that nobody drew are destroyed soon after.",
     )
 
     max_stock_bytes: int = Field(
