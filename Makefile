@@ -210,6 +210,14 @@ test-faults: $(READY) ## Real KMEs killed and cut off under load: longer with KM
 bench: $(READY) ## Figures of the two appliances that `make two-kmes` started
 	$(RUN) benchmarks/appliance.py $(ARGS)
 
+.PHONY: bench-supply
+bench-supply: $(READY) ## Keys per second of two KMEs on this host (of the appliances: ARGS=--appliance)
+	$(RUN) benchmarks/supply.py $(ARGS)
+
+.PHONY: bench-flat
+bench-flat: $(READY) ## Cost per key with few and many blocks in stock: ARGS="--blocks 1000,1000000"
+	$(RUN) benchmarks/flat.py $(ARGS)
+
 .PHONY: check
 check: format-check lint type arch test ## Format, lint, types, import contracts, then the tests
 

@@ -163,7 +163,7 @@ class _Connection:
                 return int(head[9:12]), body
 
 
-def _ask(target: Target, load: Load, keep_bodies: bool) -> Outcome:  # noqa: FBT001 - for the pool
+def _ask(target: Target, load: Load, keep_bodies: bool) -> Outcome:
     context, outcome = target.context(), Outcome()
     connections = [_Connection(target, context) for _ in range(load.n_connections)]
     for connection in connections:  # whatever the first request of a connection costs extra
@@ -203,7 +203,7 @@ def _next(
         connection.send(request)
 
 
-def _take(connection: _Connection, outcome: Outcome, keep_bodies: bool) -> None:  # noqa: FBT001
+def _take(connection: _Connection, outcome: Outcome, keep_bodies: bool) -> None:
     answer = connection.answer()
     if answer is None:
         return

@@ -16,25 +16,22 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from pair_on_host import ALICE, BOB, PairOnHost
 from rawclient import Load, Outcome, Target, ask, get, post
 
 from kme.errors import KmeError
 from kme.etsi014.client import open_client
 from kme.ids import SaeId
 from kme.pair import HOST, KME_IDS, Pair
+from pair_on_host import ALICE, BOB, PairOnHost
 
-KEYS_PER_FILE: Final = 1000
-"""About so many keys of 256 bits come from one file of the random source, for either owner."""
-
-QUIET: Final = {
+QUIET: Final[Mapping[str, Mapping[str, object]]] = {
     "pairing": {"gather_s": 0.1},
     "ingest": {"poll_interval_s": 0.1},
     "log": {"level": "WARNING"},
@@ -67,9 +64,7 @@ def ends_of(pair: Pair) -> Ends:
 
     def target(sae: SaeId) -> Target:
         place, files = pair.home_of(sae), pair.pki.sae_certificates[sae]
-        return Target(
-            HOST, place.sae_port, HOST, pair.pki.service_ca, files.certificate, files.key
-        )
+        return Target(HOST, place.sae_port, HOST, pair.pki.service_ca, files.certificate, files.key)
 
     return Ends(target(ALICE), target(BOB), str(ALICE), str(BOB))
 
@@ -85,10 +80,7 @@ class SupplyFigures:
         """Measure enc_keys, then dec_keys of just these keys."""
         ends = self.ends
         given = self._run("enc_keys", ends.master, [ends.enc(n_keys)], n_connections, n_keys)
-        ids = [
-            [key["key_ID"] for key in json.loads(body)["keys"]]
-            for body in given.bodies
-        ]
+        ids = [[key["key_ID"] for key in json.loads(body)["keys"]] for body in given.bodies]
         requests = [ends.dec(some) for some in ids]
         if len(requests) > 1:
             self._run("dec_keys", ends.slave, requests, n_connections, n_keys)
@@ -121,8 +113,9 @@ class SupplyFigures:
 
 def print_head() -> None:
     """Print the head of the table."""
-    print("| | connections | keys each | requests/s | keys/s | p50 ms | p99 ms | ratio | client | other |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = ("connections", "keys each", "requests/s", "keys/s", "p50 ms", "p99 ms", "ratio")
+    print(f"| | {' | '.join(columns)} | client | other |")
+    print("|---" * (3 + len(columns)) + "|")
 
 
 async def stock_up(pair: PairOnHost, n_keys: int) -> None:
@@ -165,6 +158,32 @@ def embedded(arguments: argparse.Namespace) -> None:
             pair.stop_all()
 
 
+def appliance(arguments: argparse.Namespace) -> None:
+    """Measure the two appliances that `make two-kmes` started; there must be key in stock."""
+    from two_kmes import Site, TwoKmes  # noqa: PLC0415 - needs Docker
+
+    kmes = TwoKmes()
+
+    def target(site: Site) -> Target:
+        files = site.credential()
+        return Target(
+            site.settings["KME_BIND"],
+            int(site.settings["KME_SAE_PORT"]),
+            site.settings["KME_HOST"],
+            site.root_ca,
+            files.certificate,
+            files.key,
+        )
+
+    master, slave = kmes.sites
+    figures = SupplyFigures(
+        Ends(target(master), target(slave), str(master.sae), str(slave.sae)), arguments.seconds
+    )
+    print_head()
+    for n_connections, n_keys in arguments.runs:
+        figures.rows(n_connections, n_keys)
+
+
 def _runs(text: str) -> list[tuple[int, int]]:
     return [(int(one.split("x")[0]), int(one.split("x")[1])) for one in text.split(",")]
 
@@ -176,7 +195,11 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=_runs, default="1x1,8x1,32x1,8x100", help="connections x keys per request"
     )
-    embedded(parser.parse_args())
+    parser.add_argument(
+        "--appliance", action="store_true", help="the appliances that `make two-kmes` started"
+    )
+    arguments = parser.parse_args()
+    (appliance if arguments.appliance else embedded)(arguments)
 
 
 if __name__ == "__main__":
