@@ -138,6 +138,7 @@ class _Worker:
             local_lifetime_s=settings.pairing.key_lifetime_s,
         )
         supply = LinkSupply(directory, kept.store, listener, clock, name, limits, links=links)
+        listener.on_silence = supply.drop_claims
         ports = UpkeepPorts(kept, registry, directory, revoked, supply, roll, self.health, clock)
         upkeep = Upkeep(settings, ports, stop)
         find = ForwardedCertificate(PROXY, lambda _: authority, revoked.require_good, clock)
