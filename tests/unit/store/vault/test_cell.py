@@ -196,6 +196,7 @@ class TestSideBySide:
         assert len(ended) == 45
         assert most == MAX_AT_ONCE
 
+    @in_loop
     async def test_calls_that_are_cancelled_before_their_turn_leave_nothing_behind(self) -> None:
         async def call() -> None:
             await asyncio.Event().wait()
