@@ -108,9 +108,14 @@ class Witness:
             require(old <= new, f"{kme}: {name} fell from {old} to {new}")
         theirs = self._settled[self._other[kme]]
         require(
-            record.peer_settled <= max(theirs, record.floor_allocate),
+            record.peer_settled <= max(theirs, record.floor_allocate, self._given_up(record)),
             f"{kme} may allocate up to block {record.peer_settled}, the other KME has {theirs}",
         )
+
+    def _given_up(self, record: PairingRecord) -> int:
+        """Return a number that only one KME settled, as void, because of a restore."""
+        last = record.last if self._is_closed else None
+        return last.proposal.number if last and last.verdict is Verdict.VOID else 0
 
     def saw_restore(self, kme: KmeId, record: PairingRecord, is_closed: Callable[[], bool]) -> None:
         """Take that a KME is back where it was once; it hands out nothing while it is closed."""
