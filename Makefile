@@ -87,6 +87,10 @@ connect: ## Write this KME's bundle; trust the other KME's: make connect PEER=FI
 disconnect: ## Trust another KME no more: make disconnect KME=...
 	$(APPLIANCE) disconnect "$(KME)"
 
+.PHONY: retire
+retire: ## A KME is gone for good: burn all keys shared with it, trust it no more: make retire KME=...
+	$(APPLIANCE) retire "$(KME)"
+
 .PHONY: certs
 certs: ## Make certauth's certificates that are missing; show all, with fingerprints and end dates
 	$(APPLIANCE) certs

@@ -34,6 +34,7 @@ from store_contract import (
     ref,
     some_key,
 )
+from store_contract_grants import grant
 
 FIRST, SECOND = "1" * 32, "2" * 32
 AGREED = RestoreAgreement(FIRST, "n", "p", 7, {LINK: Epoch(3000), OTHER: Epoch(5)})
@@ -254,6 +255,55 @@ class AgreeContract:
             assert await store.restoring(B) == FIRST
 
 
+class RetireContract:
+    """All that is kept for a peer that is gone for good is given up."""
+
+    @in_loop
+    async def test_nothing_of_a_retired_peer_is_left(self, backend: Backend) -> None:
+        store = await backend.open()
+        await used_pair(store)
+        assert await store.retire(B) == 3
+        store = await backend.crash(store)
+        record = await store.pairing(B)
+        assert (record.highest, record.floor_allocate, record.floor_draw) == (3, 3, 3)
+        assert record.open_proposal is None
+        assert record.last == Settlement(proposal(3, ref(2000)), Verdict.VOID)
+        assert await store.claim(B, "w", 1, 1) is None
+        for number in (1, 2):
+            assert await store.block(B, number) is None
+            with pytest.raises(KeyNotFoundError):
+                await store.draw(B, [drawn(number)])
+        await is_burnt(store)
+        await store.close()
+
+    @in_loop
+    async def test_its_grants_are_forgotten_too(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            await add_block(store, 1, 2048, owner=B)
+            kept = grant(1)
+            await store.keep_grants(B, [kept])
+            await store.retire(B)
+            assert await store.grants(B, [kept.key_id]) == {}
+
+    @in_loop
+    async def test_to_retire_a_peer_may_be_repeated(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            assert await store.retire(B) == 0
+            await used_pair(store)
+            assert await store.retire(B) == 3
+            before = await everything(store)
+            assert await store.retire(B) == 3
+            assert await everything(store) == before
+
+    @in_loop
+    async def test_other_peers_are_left_alone_by_it(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            await used_pair(store)
+            before = await everything(store)
+            await store.retire(C)
+            assert await everything(store) == before
+
+
 class AcceptContract:
     """The other side allocates nothing from what was given up, and keeps its promises."""
 
@@ -359,5 +409,5 @@ class EpochContract:
             assert not await store.ingest(B, LINK, Epoch(5000), [some_key(8)])
 
 
-class RestoreContract(MarkContract, AgreeContract, AcceptContract, EpochContract):
+class RestoreContract(MarkContract, AgreeContract, AcceptContract, EpochContract, RetireContract):
     """All promises about restores; a backend's tests derive from it."""

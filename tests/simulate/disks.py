@@ -14,9 +14,12 @@ from kme.store.ledger import Ledger
 from kme.store.memory import MemoryStore
 from kme.store.ports import Store
 from kme.store.records import Claim, GranuleRange, PairingRecord
+from kme.store.restore import due
 from kme.store.vault import VaultStore
 from kme.store.vault.ledgers import ledger_path, read_ledger
+from kme.store.vault.notes import HeartbeatState
 from kme.store.vault.pairs import PairState
+from kme.store.vault.restores import MARK_PATH
 from kme.store.vault.roomstate import RoomState
 from kme.vault.documents import Document
 from memory_documents import MemoryDocuments
@@ -79,6 +82,9 @@ class Disk(Protocol):
 
     def open_claims(self) -> set[str]:
         """Return the nonces of all open claims."""
+
+    def has_to_agree(self) -> bool:
+        """Return whether a restore was said that isn't agreed with the peer yet."""
 
     async def ledger(self, number: int) -> Ledger | None:
         """Return a block's ledger."""
@@ -167,11 +173,14 @@ class MemoryDisk:
     def open_claims(self) -> set[str]:
         return set(self._store._state.claims)
 
+    def has_to_agree(self) -> bool:
+        return self._store._restoring(self._peer) is not None
+
     async def ledger(self, number: int) -> Ledger | None:
         return self._store._state.pair(self._peer).ledgers.get(number)
 
 
-_MARKING = {"raise_peer_settled", "raise_floors"}
+_MARKING = {"raise_peer_settled", "raise_floors", "agree_restore", "accept_restore"}
 
 
 class _WatchedDocuments(MemoryDocuments):
@@ -282,6 +291,11 @@ class VaultDisk:
 
     def open_claims(self) -> set[str]:
         return set(self._room().claims)
+
+    def has_to_agree(self) -> bool:
+        marked = self._data(MARK_PATH).get("incarnation")
+        heartbeats = HeartbeatState.from_data(self._data(f"heartbeats/{self._peer}"))
+        return due(marked, heartbeats.agreed_incarnation) is not None
 
     async def ledger(self, number: int) -> Ledger | None:
         kept = await read_ledger(self._documents, self._peer, number)

@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 LINK = SourceId("link")
 LEASE_S = 5.0
-LIFETIME_S = 3600
 _LOOK_S = 3.0
+_ASKED_S = 1.0
 _MAX_DOWN_S = 1.5
 _LIMITS = SupplyLimits(cache_bytes=4096)
 
@@ -125,6 +125,7 @@ class SimulatedKme:
     _lines: list[Streams] = field(default_factory=list)
     _lives: list["asyncio.Task[None]"] = field(default_factory=list)
     _n_started: int = 0
+    _n_asked: int = 0
     _is_off: bool = False
 
     async def record(self) -> PairingRecord:
@@ -200,7 +201,12 @@ class SimulatedKme:
 
     async def _all_in_one(self, process: Process) -> None:
         """Live as in embedded mode: pairing and supply in one process."""
-        self.pairing = pairing = self._new_pairing(process)
+
+        async def heed_floors() -> None:
+            if process.supply is not None:
+                await process.supply.heed_floors()
+
+        self.pairing = pairing = self._new_pairing(process, heed_floors)
         await process.live(
             pairing.run(asyncio.Event()), self._supply(process, pairing, closes_lapsed=True)
         )
@@ -216,7 +222,7 @@ class SimulatedKme:
 
     async def _lead(self, process: Process) -> None:
         await _until_there(process.store.close_claims, self.clock)
-        self.pairing = pairing = self._new_pairing(process)
+        self.pairing = pairing = self._new_pairing(process, self._ask_workers)
         self.speaker = LivenessSpeaker(pairing, self.clock)
         await asyncio.gather(pairing.run(asyncio.Event()), self.speaker._keep_speaking())
 
@@ -240,6 +246,8 @@ class SimulatedKme:
         supply = LinkSupply(directory, process.store, liveness, self.clock, process.name, _LIMITS)
         await _until_there(lambda: supply.open(closes_lapsed=closes_lapsed), self.clock)
         process.supply, process.liveness = supply, liveness
+        if isinstance(liveness, LivenessListener):
+            liveness.on_silence = supply.drop_claims
         self.workers.append(process)
         try:
             await asyncio.Event().wait()
@@ -250,7 +258,7 @@ class SimulatedKme:
     async def _upkeep(self, process: Process) -> None:
         """Do what a worker does now and then: heed floors, close claims of dead workers."""
         while True:
-            await self.clock.sleep(_LOOK_S)
+            await self._until_asked(_LOOK_S)
             try:
                 if process.supply is not None:
                     await process.supply.heed_floors()
@@ -260,6 +268,15 @@ class SimulatedKme:
                         self._dead.remove(name)
             except UnavailableError:
                 continue
+
+    async def _ask_workers(self) -> None:
+        """Have all workers look at the floors soon."""
+        self._n_asked += 1
+
+    async def _until_asked(self, at_most_s: float) -> None:
+        n_asked, end_s = self._n_asked, self.clock.monotonic_s() + at_most_s
+        while self._n_asked == n_asked and self.clock.monotonic_s() < end_s:
+            await self.clock.sleep(_ASKED_S)
 
     async def _take_in(self, process: Process) -> None:
         while True:
@@ -282,7 +299,7 @@ class SimulatedKme:
         task.add_done_callback(_end_quietly)
         return ours
 
-    def _new_pairing(self, process: Process) -> Pairing:
+    def _new_pairing(self, process: Process, heed_floors: Callable[[], Awaitable[None]]) -> Pairing:
         rng = self.ground.rng
         ends = LinkEnds(self.local, self.reach, process.fuse)
         link = CountingLink(ends, self.way_out, self.ground.clock, rng, self.ground.trace)
@@ -295,7 +312,7 @@ class SimulatedKme:
             gather_s=1.0,
             poll_s=0.5,
             max_backoff_s=2.0,
-            lifetime_s=LIFETIME_S,
+            lifetime_s=self.ground.plan.lifetime_s,
         )
         return Pairing(
             self.local,
@@ -303,6 +320,7 @@ class SimulatedKme:
             self.clock,
             [(config, link)],
             lambda: f"{rng.getrandbits(128):032x}",
+            heed_floors,
         )
 
 

@@ -9,7 +9,15 @@ VAULT_EVERY: Final = 6
 """One seed in so many runs on the store of the appliance, which takes longer."""
 
 RESTORE_EVERY: Final = 11
-"""One seed in so many restores an old backup in the midst of it."""
+"""One seed in so many restores an old backup in the midst of it; another one says so."""
+
+LIFETIME_S: Final = 36_000
+"""Keys live longer than a run, even where clocks are set."""
+
+SHORT_LIFETIME_S: Final = 6
+
+_SAID_AT: Final = 5
+_SHORT_LIVED: Final = 0.3
 
 
 class StoreKind(StrEnum):
@@ -64,10 +72,13 @@ class Plan:
         How often each SAE asks for something.
     eve_at_a
         Whether the hostile SAE lives at the leader's KME.
-    is_restored
-        Whether an old backup is restored at one of the two.
+    is_restored, is_said
+        Whether an old backup is restored at one of the two, and whether its
+        operator says so, so that both agree on it and go on.
     starts_calm
         Whether both get a first block before the weather turns bad.
+    lifetime_s
+        How long keys may be drawn, in seconds.
     """
 
     seed: int
@@ -89,7 +100,9 @@ class Plan:
     n_calls: int = 20
     eve_at_a: bool = False
     is_restored: bool = False
+    is_said: bool = False
     starts_calm: bool = True
+    lifetime_s: int = LIFETIME_S
 
     @classmethod
     def of(cls, seed: int, **changes: Any) -> Self:
@@ -119,11 +132,15 @@ class Plan:
             skew=rng.choice((0.0, 0.02)),
             eve_at_a=rng.random() < 0.3,
             starts_calm=rng.random() < 0.8,
-            is_restored=seed % RESTORE_EVERY == RESTORE_EVERY - 1,
+            is_restored=seed % RESTORE_EVERY in (_SAID_AT, RESTORE_EVERY - 1),
+            is_said=seed % RESTORE_EVERY == _SAID_AT,
         )
+        if not plan.skew and rng.random() < _SHORT_LIVED:
+            plan = replace(plan, lifetime_s=SHORT_LIFETIME_S)
         return replace(plan, **changes)
 
     def __str__(self) -> str:
         mode = f"{self.n_workers} workers" if self.n_workers else "embedded"
         restored = ", a backup is restored" if self.is_restored else ""
-        return f"seed {self.seed}: {self.store}, {mode}{restored}"
+        said = ", and that is said" if self.is_said else ""
+        return f"seed {self.seed}: {self.store}, {mode}{restored}{said}"

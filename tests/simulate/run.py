@@ -13,7 +13,7 @@ from typing import Any
 from kme.runtime import first_error
 from simulate.checks import check_all
 from simulate.plan import Plan
-from simulate.recovery import RestoredCopy, restore_some_time
+from simulate.recovery import RestoredCopy, SaidRestore, restore_some_time
 from simulate.trace import KEPT_EVENTS, Trace
 from simulate.world import World
 from simulation import SimulatedCrash, VirtualClock, run_virtual
@@ -84,7 +84,7 @@ def run(plan: Plan, n_kept: int | None = KEPT_EVENTS) -> Outcome:
 
 
 async def _live(world: World) -> None:
-    recovery = RestoredCopy()
+    recovery = SaidRestore() if world.plan.is_said else RestoredCopy()
     more = [partial(restore_some_time, recovery)] if world.plan.is_restored else []
     await world.be_busy(*more)
     world.heal()

@@ -62,7 +62,7 @@ class Saes:
             partial(self.witness.saw_cut, home),
         )
         require([len(key.key) for key in keys] == [n_bytes] * n_keys, "an answer is too short")
-        self.witness.saw_new(home, master, slave, keys)
+        self.witness.saw_new(home, master, slave, keys, self.ground.clock.monotonic_s())
         self._note(master, f"was given {_shown(keys)} for {slave}")
         self.ground.trace.count("keys given", len(keys))
         return keys
@@ -81,6 +81,7 @@ class Saes:
         except OverlapError:
             raise BrokenRuleError(f"two ids of one range were given to {slave}") from None
         except KeyNotFoundError:
+            self.witness.let_go(self.ground.clock.monotonic_s())
             self.witness.was_refused(slave, wanted)
             self._burn_if_shared(wanted)
             raise

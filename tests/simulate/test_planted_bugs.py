@@ -17,10 +17,12 @@ from kme.errors import KeyNotFoundError
 from kme.ids import KeyId, KmeId
 from kme.pairing import decide, propose
 from kme.pairing.challenges import HeartbeatJudge
+from kme.pairing.expiry import KeyExpiry
 from kme.secret import Secret
 from kme.store import pairstate, rules
 from kme.store.ledger import Ledger, draw_all
 from kme.store.memory import MemoryStore
+from kme.store.ownblocks import OwnBlocks
 from kme.store.pairstate import PairState
 from kme.store.records import (
     Claim,
@@ -29,11 +31,13 @@ from kme.store.records import (
     PairingRecord,
     Proposal,
 )
+from kme.store.restore import RestoreAgreement
 from kme.store.vault.cell import Cell
 from kme.supply.draw import Drawer
 from kme.supply.key_id import IdScope
+from kme.supply.supply import LinkSupply
 from simulate.disks import TracedStore, VaultDisk, _ProcessDocuments
-from simulate.plan import Plan, StoreKind
+from simulate.plan import LIFETIME_S, SHORT_LIFETIME_S, Plan, StoreKind
 from simulate.run import run
 from simulation import SimulatedCrash
 from store_contract import A, FloorStore, StoreContract
@@ -59,7 +63,9 @@ CALM: Final = {
     "skew": 0.0,
     "eve_at_a": False,
     "is_restored": False,
+    "is_said": False,
     "starts_calm": True,
+    "lifetime_s": LIFETIME_S,
 }
 DEADLY: Final = {**CALM, "kill_every_s": 0.6}
 LOSSY: Final = {
@@ -72,6 +78,9 @@ UNEQUAL: Final = {**CALM, "unequal": 0.5}
 CROWDED: Final = {**CALM, "store": StoreKind.VAULT, "n_workers": 3}
 LATE: Final = {**CROWDED, "n_workers": 2, "unavailable": 0.15, "late": 0.7}
 RESTORED: Final = {**CALM, "is_restored": True}
+SAID: Final = {**RESTORED, "is_said": True, "busy_s": 20.0, "n_calls": 60, "n_final_keys": 30}
+THIRSTY: Final = {**LOSSY, "busy_s": 16.0, "n_calls": 200, "n_final_keys": 28}
+SHORT: Final = {**CALM, "busy_s": 20.0, "n_calls": 60, "lifetime_s": SHORT_LIFETIME_S}
 
 
 def plans_of(changes: Mapping[str, Any], n_seeds: int = N_SEEDS) -> list[Plan]:
@@ -88,8 +97,8 @@ def expect_found(changes: Mapping[str, Any], broken: str, n_seeds: int = N_SEEDS
 
 
 @pytest.mark.parametrize(
-    "changes", [DEADLY, LOSSY, UNEQUAL, CROWDED, LATE, RESTORED],
-    ids=["deadly", "lossy", "unequal", "crowded", "late", "restored"],
+    "changes", [DEADLY, LOSSY, UNEQUAL, CROWDED, LATE, RESTORED, SAID, THIRSTY, SHORT],
+    ids=["deadly", "lossy", "unequal", "crowded", "late", "restored", "said", "thirsty", "short"],
 )  # fmt: skip
 def test_without_a_bug_these_worlds_keep_every_rule(changes: Mapping[str, Any]) -> None:
     for plan in plans_of(changes):
@@ -265,7 +274,8 @@ def test_allocation_before_the_others_ledger_is_durable_is_found(monkeypatch: Pa
 
     monkeypatch.setattr(rules, "is_usable", is_usable)
     monkeypatch.setattr(rules, "opened_by", opened_by)
-    expect_found(LOSSY, "is refused key .* never drawn", n_seeds=80)
+    # The follower must be in need of just the block whose verdict the leader doesn't hear.
+    expect_found(THIRSTY, "is refused key .* never drawn", n_seeds=24)
 
 
 def test_a_timed_out_claim_taken_as_failed_is_found(monkeypatch: Patch) -> None:
@@ -291,3 +301,52 @@ def test_serving_after_a_roll_back_that_nobody_saw_is_found(monkeypatch: Patch) 
     monkeypatch.setattr(rules, "follows", follows)
     monkeypatch.setattr(HeartbeatJudge, "check_settled", check_settled)
     expect_found(RESTORED, "after an old backup was restored|hands out keys after a restore")
+
+
+def test_serving_after_a_restore_with_the_old_floors_is_found(monkeypatch: Patch) -> None:
+    """The pair agrees on what is given up, and the restored KME goes on using it."""
+    agree = PairState.agree_restore
+
+    def keep_floors(pair: PairState, *marks: int, **more: int) -> None:
+        """Raise nothing."""
+
+    def agree_restore(
+        pair: PairState, kme: KmeId, peer: KmeId, agreement: RestoreAgreement
+    ) -> None:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(PairState, "raise_marks", keep_floors)
+            agree(pair, kme, peer, agreement)
+
+    monkeypatch.setattr(PairState, "agree_restore", agree_restore)
+    expect_found(SAID, "under two key_IDs|delivered twice")
+
+
+def test_expiry_decided_by_the_owner_is_found(monkeypatch: Patch) -> None:
+    """What the owner is done with ends at once, whatever may still be drawn of it."""
+
+    def lifetime_s(expiry: KeyExpiry, record: PairingRecord) -> int:
+        return 0
+
+    monkeypatch.setattr(KeyExpiry, "_lifetime_s", lifetime_s)
+    expect_found(SHORT, "is refused key .* never drawn")
+
+
+def test_a_frontier_that_covers_what_is_claimed_is_found(monkeypatch: Patch) -> None:
+    """The owner says that it is done with what its workers still cut keys from."""
+    open_from = OwnBlocks.open_from
+
+    def without_claims(own: OwnBlocks, floor: int) -> dict[int, int]:
+        return open_from(replace(own, claimed={}), floor)
+
+    monkeypatch.setattr(OwnBlocks, "open_from", without_claims)
+    expect_found(SHORT, "is refused key .* never drawn")
+
+
+def test_an_elected_worker_that_closes_claims_in_use_is_found(monkeypatch: Patch) -> None:
+    """Nobody drops what it has claimed when another worker is elected, which closes all claims."""
+
+    def drop_claims(supply: LinkSupply) -> None:
+        """Go on with what was claimed."""
+
+    monkeypatch.setattr(LinkSupply, "drop_claims", drop_claims)
+    expect_found({**SHORT, "kill_every_s": 0.6}, "is refused key .* never drawn")

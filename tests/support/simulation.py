@@ -331,6 +331,9 @@ class CrashingStore:
     async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.accept_restore(peer, nonce, highest))
 
+    async def retire(self, peer: KmeId) -> int:
+        return await self._call(lambda: self.inner.retire(peer))
+
     async def record_incident(self, incident: Incident) -> None:
         await self._call(lambda: self.inner.record_incident(incident))
 

@@ -9,6 +9,7 @@ from kme.pairing.pair import MAX_ENTRIES, PairEnd
 from kme.pairing.propose import broken_proposal, log_settled, unequal_block
 from kme.pairing.tags import has_right_tag
 from kme.secret import Secret
+from kme.store import rules
 from kme.store.records import (
     MAX_BLOCK_BYTES,
     MIN_BLOCK_BYTES,
@@ -92,6 +93,7 @@ class Follower:
     async def _check_number(self, record: PairingRecord, proposal: Proposal) -> None:
         """Refuse a number that was judged before, unless its verdict is to be repeated."""
         if proposal.number > record.highest:
+            rules.check_step(record, proposal.number)
             return
         error = PairingError(
             f"block {proposal.number} cannot be proposed to KME {self._end.local},"

@@ -29,10 +29,14 @@ DEFAULT_KEY_BYTES: Final = 32
 
 
 class Burner(Protocol):
-    """Who can burn what waits to be paired (`kme.pairing.pairing.Pairing`)."""
+    """Who can burn what is kept for a peer (`kme.pairing.pairing.Pairing`)."""
 
     async def burn_waiting(self, peer: KmeId) -> int:
         """Burn the final keys that wait, and return the highest block number seen then."""
+        ...
+
+    async def retire(self, peer: KmeId) -> int:
+        """Burn all that is kept for a peer, and return the highest block number seen."""
         ...
 
 
@@ -57,7 +61,7 @@ class OperationPorts:
     liveness
         Whether each peer is there, and nobody was rolled back.
     burner
-        Who burns what waits.
+        Who burns what is kept.
     saes
         Who takes note of peers' SAEs.
     """
@@ -233,6 +237,23 @@ class Operations:
             ) from error
         await self._raise_floors(peer, highest)
         await self._note_cleared(peer, highest, "by an operator of this KME")
+        return highest
+
+    async def retire(self, peer: KmeId) -> int:
+        """Burn here all keys shared with a peer that is gone for good; return up to which block.
+
+        The peer isn't asked. It may be repeated.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If our own store doesn't answer; repeat it then.
+        """
+        self._link(peer)
+        highest = await self._ports.burner.retire(peer)
+        details = f"this KME burnt all keys shared with it, up to block {highest}"
+        _logger.warning("retired", extra={"peer": peer, "details": details})
+        await self._alarm(peer, IncidentKind.RETIRED, details)
         return highest
 
     async def on_saes(self, peer: KmeId, told: SaeList) -> None:

@@ -252,6 +252,22 @@ class Pairing:
         _logger.warning("waiting final keys burnt", extra={"peer": peer, "n_final_keys": n_burnt})
         return highest
 
+    async def retire(self, peer: KmeId) -> int:
+        """Burn all that is kept for a peer, and return the highest block number seen.
+
+        Neither a proposal nor a verdict is under way meanwhile.
+
+        Raises
+        ------
+        IdentityError
+            If it is no peer of this KME.
+        StoreUnavailableError
+            If the store doesn't answer; what was burnt is unknown.
+        """
+        found = self._peer(peer)
+        async with found.opening, found.follower.deciding:
+            return await found.end.store.retire(peer)
+
     def _peer(self, peer: KmeId) -> _Peer:
         try:
             return self._peers[peer]

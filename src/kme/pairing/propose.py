@@ -190,7 +190,9 @@ class Leader:
         log_settled(end, proposal, verdict)
 
     async def _alarm_once(self, proposal: Proposal, error: PairingError) -> None:
-        if self._alarmed_number != proposal.number:
+        record = await self._end.store.pairing(self._end.peer)
+        # What was given up meanwhile, after a restore, is refused as it should be.
+        if self._alarmed_number != proposal.number and record.open_proposal == proposal:
             await self._end.store.record_incident(broken_proposal(self._end, proposal, error))
             self._alarmed_number = proposal.number
 

@@ -67,6 +67,7 @@ class OwnRestore:
         incarnation = await self._end.store.restoring(self._end.peer)
         if incarnation is None:
             self._is_agreed = True
+            self._guard.end_restore()  # the agreement may have been written without an answer
         return incarnation
 
     async def require_agreed(self) -> None:
@@ -117,6 +118,11 @@ class OwnRestore:
             RestoreTerms(incarnation, challenge, nonce, record.highest, settled_number(record))
         )
         highest = max(record.highest, consent.highest)
+        details = f"this KME was restored: {_GIVEN_UP.format(number=highest)}"
+        # First: whoever dies after the agreement has nothing to agree on any more.
+        await end.store.record_incident(
+            Incident(end.peer, IncidentKind.RESTORED, end.clock.now_s(), details)
+        )
         await end.store.agree_restore(
             end.peer,
             RestoreAgreement(
@@ -125,11 +131,7 @@ class OwnRestore:
         )
         self._is_agreed = True
         self._guard.end_restore()
-        details = f"this KME was restored: {_GIVEN_UP.format(number=highest)}"
         _logger.warning("restore agreed", extra={"peer": end.peer, "details": details})
-        await end.store.record_incident(
-            Incident(end.peer, IncidentKind.RESTORED, end.clock.now_s(), details)
-        )
 
     async def _epochs(self, consent: RestoreConsent) -> Mapping[SourceId, Epoch]:
         """Return up to which epoch final keys may have come in since, by source."""

@@ -36,9 +36,10 @@ class RollbackGuard:
         self._restore_reason = reason
 
     def end_restore(self) -> None:
-        """Open again, because this KME's restore is agreed."""
-        self._restore_reason = None
-        self.lift()
+        """Open again, if this KME's restore was awaited, because it is agreed."""
+        if self._restore_reason is not None:
+            self._restore_reason = None
+            self.lift()
 
     def lift(self) -> None:
         """Forget the roll-back, because it is mended by a restore that both agreed on."""

@@ -333,6 +333,14 @@ class MemoryStore:
             "accept_restore", lambda: pair.accept_restore(self.kme, peer, nonce, highest)
         )
 
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good."""
+        return await self._step("retire", lambda: self._retire(peer))
+
+    def _retire(self, peer: KmeId) -> int:
+        self._state.grants.burn(peer)
+        return self._state.pair(peer).retire(self.kme, peer)
+
     # Incidents
 
     async def record_incident(self, incident: Incident) -> None:

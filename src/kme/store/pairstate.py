@@ -251,6 +251,12 @@ class PairState:
         self.heartbeat = restore.heartbeat_accepted(self.heartbeat, nonce)
         return self.heartbeat
 
+    def retire(self, kme: KmeId, peer: KmeId) -> int:
+        """Give up all of a peer that is gone for good, and return the highest number seen."""
+        highest = self._give_up(kme, peer, 0)
+        self.raise_marks(floor_allocate=highest, floor_draw=highest)
+        return highest
+
     def _give_up(self, kme: KmeId, peer: KmeId, highest: int) -> int:
         """End what is under way, burn what waits, and return the highest number of either side."""
         highest = restore.highest_of(self.record, highest)

@@ -422,6 +422,20 @@ class RestoreStore(Protocol):
         """
         ...
 
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good (architecture: rule 13).
+
+        Both floors rise to the highest number seen, an open proposal is void,
+        what waits in the inbox is burnt, and the peer's grants are forgotten.
+        Numbers, epochs and nonces stay. It may be repeated.
+
+        Returns
+        -------
+        int
+            The highest number seen.
+        """
+        ...
+
 
 class IncidentStore(Protocol):
     """Alarms."""

@@ -317,6 +317,7 @@ class IncidentKind(StrEnum):
     CLEARED = "cleared"
     DISPUTED_SAE = "disputed_sae"
     RESTORED = "restored"
+    RETIRED = "retired"
 
 
 @dataclass(frozen=True, slots=True)

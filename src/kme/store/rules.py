@@ -27,6 +27,9 @@ from kme.units import GRANULE_BYTES
 MAX_NUMBER: Final = (1 << KeyId.NUMBER_BITS) - 1
 """The highest block number that a key_ID can carry."""
 
+MAX_STEP: Final = 1 << 20
+"""No proposal has a number that is further above the highest one known."""
+
 MAX_PART: Final = (1 << 16) - 1
 """The highest part that a final key may be split into."""
 
@@ -81,6 +84,25 @@ def check_number(number: int) -> None:
     """
     if not 0 <= number <= MAX_NUMBER:
         raise PairingError(f"block number {number} is not in 0..{MAX_NUMBER}")
+
+
+def check_step(record: PairingRecord, number: int) -> None:
+    """Return if the number of a leader's proposal may come after those that were seen.
+
+    What is settled is walked through when it expires: a leader that leaps would
+    keep this KME busy for ever.
+
+    Raises
+    ------
+    PairingError
+        If it is no block number, or more than `MAX_STEP` above the highest one.
+    """
+    check_number(number)
+    if number > record.highest + MAX_STEP:
+        raise PairingError(
+            f"block {number} cannot be proposed, it is more than {MAX_STEP} above"
+            f" {record.highest}, the highest number known here"
+        )
 
 
 def opens(record: PairingRecord, proposal: Proposal) -> bool:

@@ -112,6 +112,7 @@ class Allocator:
         self._fetching: asyncio.Task[KmeError | None] | None = None
         self._rest_until_s = ports.clock.monotonic_s()
         self._is_closing = False
+        self._n_dropped = 0
 
     @property
     def claims(self) -> tuple[OpenClaim, ...]:
@@ -153,6 +154,15 @@ class Allocator:
         self._open = [claim for claim in self._open if claim not in dropped]
         self._pending = [claim for claim in self._pending if claim not in dropped]
         self._retire(dropped)
+
+    def drop_all(self) -> None:
+        """Use no claim any more, nor one that is being made now: somebody may close them all.
+
+        What is cut from a closed claim would expire too early.
+        """
+        self._n_dropped += 1
+        self._retire(self.claims)
+        self._open, self._pending = [], []
 
     async def release_old(self) -> None:
         """Give back what was claimed long ago: it holds up the expiry of all keys behind it.
@@ -207,7 +217,8 @@ class Allocator:
             if error is not None:
                 raise error
             keys = self._cut(wish)
-        assert keys is not None, "nobody else cuts while a request has its turn"
+        if keys is None:  # nobody else cuts meanwhile, but what was claimed may be dropped
+            raise UnavailableError("claims were dropped just now: try again later")
         return keys
 
     @property
@@ -270,7 +281,7 @@ class Allocator:
 
     async def _claim(self, key_granules: int, needed_granules: int) -> bool:
         """Claim one range; False if no block has room for a key of this size."""
-        ports = self._ports
+        ports, n_dropped = self._ports, self._n_dropped
         want = self._step.fitting(key_granules, needed_granules)
         asked_s = ports.clock.monotonic_s()
         claim = await ports.store.claim(self._peer, ports.worker, key_granules, want)
@@ -281,6 +292,9 @@ class Allocator:
         except UnavailableError:
             self._retired.append((claim, claim.reserved.start))
             raise
+        if n_dropped != self._n_dropped:
+            self._retired.append((claim, claim.reserved.start))
+            raise UnavailableError("claims are closed just now: try again later")
         if block is None:
             raise IntegrityError(
                 "a claimed block is missing", block_number=claim.reserved.block_number

@@ -247,6 +247,11 @@ class LinkSupply:
         for stocktaker in self._stocktakers.values():
             stocktaker.forget()
 
+    def drop_claims(self) -> None:
+        """Stop using all that was claimed, because another process may close these claims."""
+        for allocator in self._allocators.values():
+            allocator.drop_all()
+
     async def release_old_claims(self) -> None:
         """Give back what was claimed long ago; every process that cuts keys does it now and then.
 

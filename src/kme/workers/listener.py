@@ -37,6 +37,8 @@ class LivenessListener:
     """
 
     def __init__(self, clock: Clock, lease_s: float) -> None:
+        self.on_silence: Callable[[], None] = _do_nothing
+        """Called when the elected worker is heard no more; the next one closes all claims."""
         self._clock = clock
         self._lease_s = lease_s
         self._peers: Mapping[KmeId, PeerLiveness] = {}
@@ -148,6 +150,7 @@ class LivenessListener:
             _logger.warning("the elected worker is not understood", extra={"reason": str(error)})
         finally:
             self._writer, self._spoken_s = None, None
+            self.on_silence()
             writer.close()
             for waiter in self._waiting.values():
                 if not waiter.done():
@@ -167,3 +170,7 @@ class LivenessListener:
             elif state.begun_s is not None:
                 self._heard.add(name)
         self._spoken_s = self._clock.monotonic_s()
+
+
+def _do_nothing() -> None:
+    """Nobody holds claims."""

@@ -16,6 +16,7 @@ from kme.pairing.tags import make_tag
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.records import FinalKeyRef, Frontier, IncidentKind, Proposal, SourceClass, Verdict
+from kme.store.rules import MAX_STEP
 from simulated_pair import (
     ALICE_KME,
     BOB_KME,
@@ -185,6 +186,17 @@ def test_a_proposal_that_breaks_a_rule_leaves_no_trace(rule: str, proposal: Prop
         assert await bench.store.pairing(ALICE_KME) == before
         assert await bench.n_waiting() == n_waiting
         assert await bench.follower.decide(propose(1, 1, 2)) is Verdict.EQUAL
+
+    on_a_bench(test)
+
+
+def test_a_number_that_leaps_is_refused() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.follower.decide(propose(5, 1))
+        with pytest.raises(PairingError, match="more than"):
+            await bench.follower.decide(propose(5 + MAX_STEP + 1, 2))
+        assert (await bench.store.pairing(ALICE_KME)).highest == 5
+        assert await bench.follower.decide(propose(5 + MAX_STEP, 2)) is Verdict.EQUAL
 
     on_a_bench(test)
 

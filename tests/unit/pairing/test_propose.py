@@ -251,6 +251,22 @@ def test_a_refused_proposal_stays_open_and_raises_one_alarm() -> None:
     on_a_bench(test)
 
 
+def test_a_proposal_that_was_given_up_meanwhile_raises_no_alarm_if_it_is_refused() -> None:
+    async def test(bench: Bench) -> None:
+        def refuse(_proposal: Proposal) -> Verdict:
+            bench.store._state.pair(BOB_KME).retire(ALICE_KME, BOB_KME)
+            raise PairingError("judged all numbers")
+
+        await bench.begin()
+        await bench.ingest(1)
+        bench.link.on_propose = refuse
+        with pytest.raises(PairingError):
+            await bench.form()
+        assert await bench.store.incidents(9) == []
+
+    on_a_bench(test)
+
+
 @pytest.mark.parametrize("what", ["gone", "changed"])
 def test_equal_means_nothing_if_what_was_proposed_is_no_longer_here(what: str) -> None:
     async def test(bench: Bench) -> None:

@@ -23,6 +23,7 @@ from kme.pairing.rollback import RollbackGuard
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.records import IncidentKind, Proposal, Verdict
+from kme.store.restore import RestoreAgreement
 from simulated_pair import (
     ALICE_KME,
     BOB_KME,
@@ -379,6 +380,31 @@ def test_a_store_that_does_not_say_is_not_taken_for_sound() -> None:
             await restore.require_agreed()
         assert await restore.agree()
         await restore.require_agreed()
+
+    run_virtual(main)
+
+
+def test_an_agreement_that_was_written_without_an_answer_opens_the_pair() -> None:
+    async def main(clock: VirtualClock) -> None:
+        store = MemoryStore(BOB_KME)
+        await store.mark_restored("1" * 32)
+        end = end_of(BOB_KME, store, clock)
+        guard = RollbackGuard(end)
+        restore = OwnRestore(end, ScriptedLink(), guard, random_token)
+        agree = store.agree_restore
+
+        async def unanswered(peer: KmeId, agreement: RestoreAgreement) -> None:
+            await agree(peer, agreement)
+            raise StoreUnavailableError("no answer")
+
+        store.agree_restore = unanswered  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailableError):
+            await restore.agree()
+        with pytest.raises(PeerUnavailableError):
+            guard.require_none()
+        assert not await restore.agree()
+        guard.require_none()
+        assert [one.kind for one in await store.incidents(9)] == [IncidentKind.RESTORED]
 
     run_virtual(main)
 

@@ -173,6 +173,21 @@ def test_an_elected_worker_that_dies_is_not_believed_at_all() -> None:
     on_host(test)
 
 
+def test_a_death_is_told_at_once_because_the_next_elected_worker_closes_all_claims() -> None:
+    async def test(host: Host) -> None:
+        told: list[float] = []
+        host.listener.on_silence = lambda: told.append(host.clock.monotonic_s())
+        host.elect().beat()
+        await host.clock.sleep(1)
+        assert told == []
+        died_s = host.clock.monotonic_s()
+        host.kill()
+        await host.clock.sleep(1)
+        assert told == [died_s]
+
+    on_host(test)
+
+
 def test_the_next_elected_worker_is_heard() -> None:
     async def test(host: Host) -> None:
         host.elect().beat()

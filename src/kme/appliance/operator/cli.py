@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Optional, TypeVar
 
@@ -212,11 +213,13 @@ def revoke_sae(name: NameArgument, *, as_json: JsonOption = False) -> None:
             return await SaeOffice(settings, session).revoke(sae)
 
     n_revoked = asyncio.run(revoke())
+    free_s = SystemClock().now_s() + settings.hold_s
     is_known = _reload(settings)
     screen.result({"sae": name, "certificates_revoked": n_revoked, "reloaded": is_known})
     screen.say(f"SAE {name} is removed, {n_revoked} of its certificates are revoked.")
     screen.say("This KME refuses it within seconds." if is_known else _NOT_RUNNING)
-    screen.say("Its id is free again when no key for it is left, after a day.")
+    free = datetime.fromtimestamp(free_s, UTC)
+    screen.say(f"Its id is free again when no key for it is left, {free:%Y-%m-%d %H:%M} UTC.")
 
 
 @sae_app.command("list")
@@ -226,7 +229,7 @@ def list_saes(*, as_json: JsonOption = False) -> None:
 
     async def look() -> list[dict[str, Any]]:
         async with vault_session(settings, "inspect") as session:
-            registry = SaeRegistry(settings.kme, Documents(session), SystemClock())
+            registry = SaeRegistry(settings.kme, Documents(session), SystemClock(), settings.hold_s)
             registers = {settings.kme: await registry.own()}
             registers |= await registry.of_peers(settings.peers)
         return [
@@ -287,11 +290,29 @@ def connect(
 def disconnect(
     kme: Annotated[str, typer.Argument(metavar="KME", help="Id of the other KME.")],
 ) -> None:
-    """Trust another KME no more; keys shared with it stay until `clear`."""
+    """Trust another KME no more, for now: keys shared with it stay; `retire` burns them."""
     settings = _settings()
     asyncio.run(trust.disconnect(settings, KmeId(kme)))
     typer.echo(f"KME {kme} is disconnected.")
     typer.echo("Next: `make up`, so that rest and traefik forget it too.")
+
+
+@app.command()
+def retire(
+    kme: Annotated[str, typer.Argument(metavar="KME", help="Id of the other KME.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Burn here all keys shared with a KME that is gone for good; it isn't asked."""
+    settings, screen = _settings(), Screen(as_json=as_json)
+    (peer,) = _chosen(settings, kme)
+    if not yes:
+        typer.confirm(f"Burn all keys shared with KME {peer}, for good?", abort=True)
+    number = _ask(settings, lambda rest: rest.retire(peer))
+    screen.result({"retired": str(peer), "burnt_up_to": number})
+    screen.say(f"All keys shared with KME {peer} are burnt here, up to block {number}.")
+    screen.say(f"Next: `disconnect {peer}`, then take it out of KME_LINKS.")
 
 
 _NOT_RUNNING: Final = "The rest service does not run now; it will know when it does."

@@ -47,6 +47,14 @@ def accept(tx: Transaction, peer: KmeId, nonce: str, highest: int) -> HeartbeatR
     return heartbeats.write(tx, peer, restore.heartbeat_accepted(before, nonce))
 
 
+def retire(tx: Transaction, peer: KmeId) -> int:
+    """Give up all of a peer that is gone for good, and return the highest number seen."""
+    highest = _give_up(tx, peer, 0)
+    pairing.raise_marks(tx, peer, 0, highest, highest)
+    grantrows.burn(tx, peer)
+    return highest
+
+
 def _give_up(tx: Transaction, peer: KmeId, highest: int) -> int:
     """End what is under way, burn what waits, and return the highest number of either side."""
     rules.check_number(highest)

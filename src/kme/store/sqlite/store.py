@@ -276,6 +276,12 @@ class SqliteStore:
         """Other side: never allocate again from what the restored peer has given up."""
         return await self._writer.call(restores.accept, peer, nonce, highest)
 
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good."""
+        highest = await self._writer.call(restores.retire, peer)
+        await self._sweep(peer)
+        return highest
+
     # Incidents
 
     async def record_incident(self, incident: Incident) -> None:

@@ -141,6 +141,12 @@ class Expiring:
                 break
         return n_expired
 
+    async def destroy_all(self, peer: KmeId) -> None:
+        """Destroy all that the floor of draws has shut, however much it is."""
+        is_done = False
+        while not is_done:
+            _, is_done = await self._destroy_some(peer, None)
+
     async def _destroy_some(self, peer: KmeId, now_unix_s: float | None) -> tuple[int, bool]:
         """Do one batch; return how many granules expired, and whether that was all."""
         settled, floor = await self._pairing.settled_and_floor(peer)

@@ -340,6 +340,15 @@ class VaultStore:
             await self._raise_floors(peer, highest, 0)
             return await self._restores.accept(peer, nonce)
 
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good."""
+        async with self._call():
+            highest = await self._restores.give_up(peer, 0)
+            await self._raise_floors(peer, highest, highest)
+            await self._grants.burn(peer)
+            await self._expiring.destroy_all(peer)
+            return highest
+
     # Incidents
 
     async def record_incident(self, incident: Incident) -> None:
