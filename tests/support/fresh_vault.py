@@ -35,6 +35,8 @@ POLICIES: Final = {
     "metrics": "metrics/policy.hcl",
     "inspect": "operator/inspect.hcl",
     "admin": "operator/admin.hcl",
+    "backup": "operator/backup.hcl",
+    "restore": "operator/restore.hcl",
 }
 SERVICES: Final = (
     "unsealer",

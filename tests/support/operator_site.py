@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fresh_vault import REPOSITORY, FreshVault
+from kme.bootstrap.roles import LOGINS
 from kme.ids import KmeId
 from kme.vault.documents import Documents
 from kme.vault.session import VaultAccess, VaultSession
@@ -95,7 +96,7 @@ class OperatorSite:
 
     def as_service(self, role: str, work: Callable[[Documents], Awaitable[_T]]) -> _T:
         """Do something in Vault as one of the services."""
-        address = self.vault.address_of("operator" if role in {"inspect", "admin"} else role)
+        address = self.vault.address_of(LOGINS[role])
         access = VaultAccess(address.url, address.ca, address.credential, role)
 
         async def main() -> _T:
