@@ -18,6 +18,7 @@ from kme.vault.session import VaultSession
 _PIECE_BYTES: Final = 1 << 20
 _FILE_MODE: Final = 0o600
 _OTHER_KEYS: Final = "could not verify hash file"
+_ABOUT_IT: Final = "snapshot"
 _POLL_S: Final = 0.25
 
 
@@ -92,15 +93,17 @@ def _send(client: hvac.Client, path: Path) -> None:
     try:
         with _files(path, "read"), path.open("rb") as file:
             client.sys.restore_raft_snapshot(file)
-    except exceptions.InvalidRequest as error:
-        if _OTHER_KEYS not in str(error):
+    except (exceptions.InvalidRequest, exceptions.InternalServerError) as error:
+        words = " ".join(" ".join(error.errors or ()).split())
+        # It speaks of the snapshot only while it reads it, before it replaces anything.
+        if _OTHER_KEYS not in words and _ABOUT_IT not in words:
             raise
     else:
         return
     # Out here, so that it does not chain to the exception that holds the request.
-    raise InputError(
-        "another Vault made this backup: it opens under other unseal shares than this one"
-    )
+    if _OTHER_KEYS in words:
+        words = "another Vault made it: it opens under other unseal shares than this one"
+    raise InputError(f"Vault refuses this backup: {words}")
 
 
 def _wait_until_replaced(client: hvac.Client, deadline: float) -> None:
