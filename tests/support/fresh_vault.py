@@ -168,6 +168,7 @@ class FreshVault:
         address, places = self.address, self.places
         return {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY / "src"),
             "KME_ID": "kme-1",
             "KME_HOST": "kme-1.example.org",
             "KME_VAULT__URL": address.url,

@@ -1,5 +1,7 @@
 """All that a real Vault holds goes into a file, and Vault back to it; nobody else's file does."""
 
+import asyncio
+import concurrent.futures
 import contextlib
 import gzip
 import io
@@ -7,15 +9,19 @@ import json
 import os
 import stat
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fresh_vault import FreshVault, fresh_vault
+from kme.appliance.operator import backups
 from kme.appliance.operator.backups import IN_NAME, OUT_NAME
 from kme.appliance.operator.cli import UNCHANGED
-from kme.bootstrap.access import open_client
+from kme.appliance.operator.settings import OperatorSettings
+from kme.appliance.start import load
+from kme.bootstrap.access import open_client, wait_until_active
 from kme.bootstrap.shares import read_shares
 from kme.ids import KmeId
 from kme.secret import Secret
@@ -88,7 +94,8 @@ def restore(site: OperatorSite, file: Path) -> tuple[int, str, str]:
 
 def asked(vault: FreshVault, path: str) -> list[str]:
     """Return who asked for a path, by role, as the audit log says."""
-    lines = [json.loads(line) for line in vault.audit.read_text().splitlines()]
+    whole = vault.audit.read_text().rpartition("\n")[0]  # it may be writing
+    lines = [json.loads(line) for line in whole.splitlines()]
     return [
         f"{line['request']['operation']} as {line['auth']['policies'][0]}"
         for line in lines
@@ -106,6 +113,7 @@ def unseal(vault: FreshVault) -> None:
     client = open_client(vault.address)
     shares = read_shares(vault.places.unsealer_shares)
     client.sys.submit_unseal_keys([share.to_base64() for share in shares])
+    wait_until_active(client, 30.0)
 
 
 class TestABackup:
@@ -220,3 +228,29 @@ class TestARestore:
         code, _, err = site.run("snapshot", "restore")
         assert code == UNCHANGED
         assert "No such file" in err
+
+
+def test_a_restore_in_which_vault_dies_says_that_what_it_holds_is_not_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backups, "_REPLACED_TIMEOUT_S", 3.0)
+    with set_up_site(tmp_path) as site:
+        file = backup(site, "before")
+        site.do("snapshot", "receive", str(file))
+        for name, value in site.environment().items():
+            monkeypatch.setenv(name, value)
+
+        def kill_when_asked() -> None:
+            while "update as restore" not in asked(site.vault, "sys/storage/raft/snapshot"):
+                time.sleep(0.01)
+            site.vault.stop()
+
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            killer = threads.submit(kill_when_asked)
+            with pytest.raises(backups.UnmarkedError, match="may hold the older state"):
+                asyncio.run(backups.put_back(load(OperatorSettings)))
+            killer.result()
+        # Whichever state it holds: the whole of one, and it serves.
+        site.vault.start()
+        unseal(site.vault)
+        assert mark(site) is None
