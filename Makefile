@@ -168,7 +168,7 @@ backup: ## Copy all that Vault holds into a file, while it runs: make backup OUT
 	$(APPLIANCE) backup "$(OUT)"
 
 .PHONY: restore
-restore: ## Put Vault back to such a file, before make up; after asking: make restore FROM=FILE
+restore: ## Put Vault back to such a file, before make up: make restore FROM=FILE; after asking
 	$(APPLIANCE) restore "$(FROM)"
 
 .PHONY: clear
