@@ -167,6 +167,14 @@ inspect: ## What an operator may see in Vault: counts and digests, never key
 rotate-audit: ## Begin a new file of Vault's audit log
 	$(APPLIANCE) rotate-audit
 
+.PHONY: backup
+backup: ## Copy all that Vault holds into a file, while it runs: make backup OUT=FILE
+	$(APPLIANCE) backup "$(OUT)"
+
+.PHONY: restore
+restore: ## Put Vault back to such a file, before make up: make restore FROM=FILE; after asking
+	$(APPLIANCE) restore "$(FROM)"
+
 .PHONY: clear
 clear: ## Drop the keys at both ends, after asking
 	$(APPLIANCE) clear

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NoReturn, Optional, TypeVar
 import typer
 
 from kme.appliance.connect import Bundle, shown_subject
-from kme.appliance.operator import trust
+from kme.appliance.operator import backups, trust
 from kme.appliance.operator.rest import RestClient
 from kme.appliance.operator.saes import SaeOffice
 from kme.appliance.operator.screen import Screen
@@ -24,11 +24,15 @@ from kme.pairing.heartbeat import random_token
 from kme.registry.saes import SaeRegistry
 from kme.store.vault.restores import mark_restored
 from kme.vault.documents import Documents
+from kme.vault.snapshot_file import SnapshotFacts
 
 _T = TypeVar("_T")
 
 NOT_WELL: Final = 3
 """Exit code of a command that was done and found something wrong."""
+
+UNCHANGED: Final = 4
+"""Exit code of a restore that changed nothing."""
 
 app = typer.Typer(
     name="operator",
@@ -41,6 +45,10 @@ app = typer.Typer(
 sae_app = typer.Typer(help="SAEs of this KME.", no_args_is_help=True, rich_markup_mode=None)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+snapshot_app = typer.Typer(
+    help="Backups of what Vault holds.", no_args_is_help=True, rich_markup_mode=None
+)
+
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Id of the SAE.")]
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="The other KME's bundle; - is standard input.")
@@ -243,6 +251,44 @@ def list_saes(*, as_json: JsonOption = False) -> None:
     screen.table("SAEs", rows, ("sae", "kme", "since", "removed", "certificates"))
 
 
+@snapshot_app.command("take")
+def take_snapshot() -> None:
+    """Leave a backup of all that Vault holds where `make backup` fetches it."""
+    facts = asyncio.run(backups.take(_settings()))
+    _show_snapshot(facts)
+
+
+@snapshot_app.command("receive")
+def receive_snapshot(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="- is standard input.")],
+) -> None:
+    """Check a backup, and keep it for `snapshot restore`."""
+    facts = backups.receive(_settings(), file)
+    _show_snapshot(facts)
+
+
+@snapshot_app.command("restore")
+def restore_snapshot() -> None:
+    """Put Vault back to the backup that was received; rest and watcher must not run."""
+    settings = _settings()
+    try:
+        changes = asyncio.run(backups.put_back(settings))
+    except backups.UnchangedError as error:
+        typer.echo(f"operator: {error}", err=True)
+        raise typer.Exit(UNCHANGED) from error
+    typer.echo(f"Vault is as it was, and what KME {settings.id} keeps is marked as an older copy.")
+    for sae in changes.saes_again:
+        typer.echo(f"SAE {sae}: certificates that were revoked since are believed again!")
+        typer.echo(f"    Unless you want that: make revoke-sae NAME={sae}")
+    for kme in changes.peers_again:
+        typer.echo(f"KME {kme} was disconnected since and is connected again!")
+        typer.echo(f"    Unless you want that: make disconnect KME={kme}")
+    for sae in changes.saes_gone:
+        typer.echo(f"SAE {sae} was registered since and is not any more: make sae NAME={sae}")
+    for kme in changes.peers_gone:
+        typer.echo(f"KME {kme} was connected since and is not any more: make connect PEER=FILE")
+
+
 @app.command()
 def bundle() -> None:
     """Print what the other KME's operator needs to connect; nothing in it is secret."""
@@ -351,6 +397,10 @@ def _chosen(settings: OperatorSettings, peer: str | None) -> list[KmeId]:
     return [KmeId(peer)]
 
 
+def _show_snapshot(facts: SnapshotFacts) -> None:
+    typer.echo(f"Backup of Vault after write {facts.index}: {facts.n_bytes} bytes of data")
+
+
 def _show_bundle(offered: Bundle) -> None:
     authority = offered.authority
     typer.echo(f"KME          {offered.kme}")
@@ -365,6 +415,7 @@ def _show_bundle(offered: Bundle) -> None:
 def main() -> NoReturn:
     """Run a command; what a person can cause ends in one line and exit code 1."""
     app.add_typer(sae_app, name="sae")
+    app.add_typer(snapshot_app, name="snapshot")
     with one_line_errors("operator"):
         app(prog_name="operator")
     raise SystemExit(0)

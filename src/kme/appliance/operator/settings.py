@@ -88,9 +88,19 @@ class OperatorSettings(SiteSettings):
 
 @asynccontextmanager
 async def vault_session(
-    settings: OperatorSettings, role: str | None
+    settings: OperatorSettings, role: str | None, timeout_s: float | None = None
 ) -> AsyncIterator[VaultSession]:
-    """Log in to Vault as ``inspect`` or ``admin`` (None: only public certificates are asked for).
+    """Log in to Vault as one of the operator's roles.
+
+    Parameters
+    ----------
+    settings
+        Where Vault is, and who we are.
+    role
+        ``inspect``, ``admin``, ``backup`` or ``restore``; None if only public
+        certificates are asked for.
+    timeout_s
+        Longest wait for Vault, if not the one that is set.
 
     Raises
     ------
@@ -100,7 +110,8 @@ async def vault_session(
         If Vault cannot be reached, is sealed or refuses the login.
     """
     vault = settings.vault
-    access = VaultAccess(vault.url, vault.ca, settings.credential, role, vault.timeout_s)
+    timeout_s = timeout_s or vault.timeout_s
+    access = VaultAccess(vault.url, vault.ca, settings.credential, role, timeout_s)
     session = VaultSession(access, n_threads=4)
     try:
         await session.open()
