@@ -27,6 +27,7 @@ from kme.store.vault import VaultStore
 from kme.store.vault.roomstate import RoomState
 from kme.vault.documents import Documents
 from kme.vault.session import VaultSession
+from pair_on_host import BOTH_WAYS
 from real_vault import RealVault
 from rest_service import DIGEST_KEY, SOURCE, RestService
 from sae_load import SaeLoad
@@ -223,6 +224,7 @@ class VaultPair:
             for kme in self.kmes:
                 tasks.create_task(kme.sample_claims(self.faults, over))
             feeding = tasks.create_task(self._feed(over))
+            await asyncio.gather(*(self._knows(one, other) for one, other in BOTH_WAYS))
             async with self.load.running():
                 await self.load.is_back(BACK_S)
                 yield
@@ -232,6 +234,15 @@ class VaultPair:
             await kme.at_rest()
         for kme in self.kmes:
             assert await asyncio.to_thread(kme.rest.stop) == 0
+
+    async def _knows(self, sae: SaeId, other: SaeId) -> None:
+        """Wait until an SAE's KME was told of another SAE by its peer."""
+        async with asyncio.timeout(BACK_S), self._client(sae) as client:
+            while True:
+                with suppress(KmeError):
+                    await client.status(other)
+                    return
+                await asyncio.sleep(_LOOK_S)
 
     async def _feed(self, over: "asyncio.Event") -> None:
         while not over.is_set():
