@@ -37,7 +37,7 @@ async def check(pair: VaultPair, lasted_s: float, back_s: float) -> None:
         f" ({kills}), {pair.link.n_switches} switches, {len(history.given)} keys given,"
         f" {len(history.asked)} calls for a key_ID, {pair.n_lost} requests lost,"
         f" {found.n_blocks} blocks, {found.n_claimed} granules claimed, {found.n_burnt} burnt"
-        f" by {faults.n_workers_died} workers that died (at most {faults.max_held} held by one)\n"
+        f" by {faults.n_workers_died} workers that died (they held {faults.may_be_burnt})\n"
     )
     assert pair.load.surprises.words == []
     assert history.violations() == []

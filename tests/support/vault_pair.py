@@ -42,10 +42,10 @@ It takes ten to twenty seconds, if both Vaults and both services were killed at 
 
 N_WORKERS: Final = 3
 
-_FEED_EVERY_S: Final = 0.4
+_FEED_EVERY_S: Final = 1.5
 _LOOK_S: Final = 0.1
-_SAMPLE_S: Final = 0.5
-_REST_LIFE_S: Final = (0.3, 3.0)
+_SAMPLE_S: Final = 0.25
+_REST_LIFE_S: Final = (0.3, 5.0)
 _VAULT_LIFE_S: Final = (3.0, 12.0)
 _DOWN_S: Final = (0.0, 0.0, 0.5, 3.0)
 
@@ -72,15 +72,15 @@ class VaultFaults:
         How often each kind of victim was killed.
     n_workers_died
         How many processes with claims of their own ended so.
-    max_held
-        The most granules that one worker was seen to have claimed and not given back.
+    held
+        The most granules that each worker was seen to have claimed and not given back.
     n_fed
         How many files of final key both KMEs were given.
     """
 
     kills: Counter[Victim] = field(default_factory=Counter)
     n_workers_died: int = 0
-    max_held: int = 0
+    held: dict[str, int] = field(default_factory=dict)
     n_fed: int = 0
 
     @property
@@ -96,7 +96,7 @@ class VaultFaults:
     @property
     def may_be_burnt(self) -> int:
         """So many granules at most were held by workers when they ended, however they ended."""
-        return (self.n_workers_died + 2 * N_WORKERS) * self.max_held
+        return sum(self.held.values())
 
 
 class VaultKme:
@@ -154,7 +154,8 @@ class VaultKme:
                 held: Counter[str] = Counter()
                 for claim in RoomState.from_data(found.data if found else {}).claims.values():
                     held[claim.worker] += claim.reserved.n_granules
-                faults.max_held = max([faults.max_held, *held.values()])
+                for worker, n_granules in held.items():
+                    faults.held[worker] = max(n_granules, faults.held.get(worker, 0))
             await either(over, _SAMPLE_S)
 
     async def at_rest(self) -> None:
