@@ -45,8 +45,8 @@ N_WORKERS: Final = 3
 _FEED_EVERY_S: Final = 1.5
 _LOOK_S: Final = 0.1
 _SAMPLE_S: Final = 0.25
-_REST_LIFE_S: Final = (0.3, 5.0)
-_VAULT_LIFE_S: Final = (3.0, 12.0)
+_REST_LIFE_S: Final = (0.5, 9.0)
+_VAULT_LIFE_S: Final = (5.0, 25.0)
 _DOWN_S: Final = (0.0, 0.0, 0.5, 3.0)
 
 
