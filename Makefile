@@ -216,6 +216,7 @@ test-system: $(READY) ## Tests of two appliances in Docker (make two-kmes starts
 
 .PHONY: test-faults
 test-faults: $(READY) ## Real KMEs killed and cut off under load: longer with KME_FAULT_SECONDS=60
+	scripts/build-vault
 	$(RUN) -m pytest tests/faults -rP $(ARGS)
 
 .PHONY: bench

@@ -30,7 +30,7 @@ def check(pair: FaultyPair, lasted_s: float, back_s: float) -> None:
     lost = history.n_unanswered * KEY_BYTES // GRANULE_BYTES
     sys.stdout.write(
         f"\n{lasted_s:.0f} s, back {back_s:.1f} s after the last fault, {faults.n_kills} kills"
-        f" ({pair.processes.n_died_at_failpoint} at failpoints), {faults.n_switches} switches,"
+        f" ({pair.processes.n_died_at_failpoint} at failpoints), {pair.link.n_switches} switches,"
         f" {len(history.given)} keys given, {len(history.asked)} calls for a key_ID,"
         f" {history.n_unanswered} keys unanswered, {found.n_blocks} blocks,"
         f" {found.n_burnt} granules burnt, {faults.n_open_granules} open at deaths"

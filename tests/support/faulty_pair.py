@@ -3,19 +3,18 @@
 import asyncio
 import itertools
 import random
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from fault_proxy import FaultProxy, Mode
+from bad_link import BadLink, either
 from kme.epochs.random_source import FILE_BYTES
 from kme.etsi014.client import Sae014Client, open_client
 from kme.ids import KmeId, SaeId
-from kme.pair import KME_IDS, KmePlace, free_ports
+from kme.pair import KmePlace
 from kme_processes import Failpoint, KmeProcesses
 from pair_on_host import QUICK, PairOnHost
 from sae_load import SaeLoad
@@ -44,7 +43,6 @@ It takes about two seconds; a host that is short of processors may need far long
 """
 
 _FEED_EVERY_S: Final = 0.4
-_POLL_S: Final = 0.02
 _FAILPOINT_S: Final = 4.0
 _SHARE_AT_FAILPOINT: Final = 0.3
 _LIFE_S: Final = (0.1, 2.0)
@@ -59,8 +57,6 @@ class Faults:
     ----------
     n_kills
         How often a KME died.
-    n_switches
-        How often a proxy changed its mode.
     n_open_granules
         Sum of what was claimed and open at each death, in granules: no more
         may be burnt.
@@ -71,7 +67,6 @@ class Faults:
     """
 
     n_kills: int = 0
-    n_switches: int = 0
     n_open_granules: int = 0
     max_open_granules: int = 0
     n_fed: int = 0
@@ -99,11 +94,7 @@ class FaultyPair:
         self.faults = Faults()
         self.processes = KmeProcesses()
         self._seeds = random.Random(seed)
-        ports = free_ports(len(self.kmes))
-        self.proxies: dict[KmeId, FaultProxy] = {
-            place.id: FaultProxy(port, place.peer_port, self.rng())
-            for place, port in zip(self.kmes.values(), ports, strict=True)
-        }
+        self.link = BadLink(self.kmes, self.rng())
         self._detour()
         self.load = SaeLoad(self._client, self.rng())
 
@@ -114,12 +105,9 @@ class FaultyPair:
     def _detour(self) -> None:
         """Have each KME reach the other one through the proxy before it."""
         for place, other in itertools.permutations(self.kmes.values()):
-            there = f":{self.proxies[other.id].port}"
             text = place.config.read_text()
             assert other.peer_url in text
-            direct = f":{other.peer_port}"
-            text = text.replace(other.peer_url, other.peer_url.replace(direct, there))
-            place.config.write_text(text)
+            place.config.write_text(text.replace(other.peer_url, self.link.url_of(other.id)))
 
     def _client(self, sae: SaeId) -> AbstractAsyncContextManager[Sae014Client]:
         place, pki = self.host.pair.home_of(sae), self.host.pair.pki
@@ -129,8 +117,7 @@ class FaultyPair:
     async def running(self) -> AsyncIterator["FaultyPair"]:
         """Run KMEs, proxies and SAEs; at the end all ids are drawn and both KMEs stopped."""
         with self.processes.all_ended():
-            one, other = (proxy.running() for proxy in self.proxies.values())
-            async with one, other:
+            async with self.link.running():
                 for place in self.kmes.values():
                     self.processes.start(place)
                 async with self.load.running(), self._feeding():
@@ -150,7 +137,7 @@ class FaultyPair:
                 if not self.host.source.is_full():
                     await asyncio.to_thread(self.host.source.feed)
                     self.faults.n_fed += 1
-                await _either(over, _FEED_EVERY_S)
+                await either(over, _FEED_EVERY_S)
 
         feeding = asyncio.create_task(feed())
         try:
@@ -168,16 +155,7 @@ class FaultyPair:
 
     async def is_back(self) -> float:
         """Wait until keys go over in both directions; return how long that took in seconds."""
-        begun_s = time.monotonic()
-        given, asked = self.load.history.given, self.load.history.asked
-        from_given, from_asked = len(given), len(asked)
-        async with asyncio.timeout(BACK_S):
-            while True:
-                masters = {one.master for one in given[from_given:]}
-                slaves = {one.caller for one in asked[from_asked:] if one.key is not None}
-                if len(masters) == len(KME_IDS) == len(slaves):
-                    return time.monotonic() - begun_s
-                await asyncio.sleep(_POLL_S)
+        return await self.load.is_back(BACK_S)
 
     async def kill_now_and_then(self, kme: KmeId, over: "asyncio.Event") -> None:
         """Kill a KME at random moments or steps and start it again, until told to end."""
@@ -211,39 +189,5 @@ class FaultyPair:
         self.faults.max_open_granules = max(self.faults.max_open_granules, n_open)
 
     async def switch_now_and_then(self, over: "asyncio.Event") -> None:
-        """Make the link bad in one way after another, in one or both directions; then good."""
-        rng = self.rng()
-        for mode in _shuffled_for_ever(rng):
-            for proxy in rng.choice([[one] for one in self._both] + [self._both]):
-                proxy.switch(mode)
-                self.faults.n_switches += 1
-            await _either(over, rng.uniform(0.2, 2.5))
-            self.heal()
-            if over.is_set():
-                return
-            await _either(over, rng.uniform(0.2, 1.5))
-
-    def heal(self) -> None:
-        """Make the link good."""
-        for proxy in self._both:
-            proxy.switch(Mode.PASS)
-
-    @property
-    def _both(self) -> list[FaultProxy]:
-        return list(self.proxies.values())
-
-
-def _shuffled_for_ever(rng: random.Random) -> Iterator[Mode]:
-    """Return all modes that are faults in a random order, and again."""
-    modes = [mode for mode in Mode if mode is not Mode.PASS]
-    while True:
-        yield from rng.sample(modes, len(modes))
-
-
-async def _either(event: "asyncio.Event", timeout_s: float) -> None:
-    """Wait for an event, but no longer than so."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return
+        """Make the link bad in one way after another; then good."""
+        await self.link.switch_now_and_then(self.rng(), over)

@@ -30,9 +30,10 @@ N_CONNECTIONS: Final = N_MASTERS + N_SLAVES + N_EVES
 
 KEY_BYTES: Final = 32
 
-_MAX_KEYS: Final = 4
+MAX_KEYS: Final = 4
 _MAX_WAITING: Final = 200
 _PAUSE_S: Final = 0.2
+_POLL_S: Final = 0.02
 _MAX_TIMES: Final = 1000
 
 OpenClient = Callable[[SaeId], AbstractAsyncContextManager[Sae014Client]]
@@ -71,13 +72,19 @@ class SaeLoad:
         Connects an SAE to its KME; each client is used for one request at a time.
     rng
         Who does what.
+    draws_by_block
+        Whether keys of several blocks are drawn block after block: what a
+        request has drawn when it is refused is burnt then.
     """
 
-    def __init__(self, open_client: OpenClient, rng: random.Random) -> None:
+    def __init__(
+        self, open_client: OpenClient, rng: random.Random, *, draws_by_block: bool = False
+    ) -> None:
         self.history = History()
         self.surprises = Surprises()
         self._open_client = open_client
         self._rng = rng
+        self._draws_by_block = draws_by_block
         self._tickets: Mapping[SaeId, asyncio.Queue[_Ticket]] = {
             sae: asyncio.Queue() for sae in (ALICE, BOB, EVE)
         }
@@ -116,6 +123,19 @@ class SaeLoad:
     def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         return asyncio.create_task(work)
 
+    async def is_back(self, timeout_s: float) -> float:
+        """Wait until keys go over in both directions; return how long that took in seconds."""
+        begun_s = time.monotonic()
+        given, asked = self.history.given, self.history.asked
+        from_given, from_asked = len(given), len(asked)
+        async with asyncio.timeout(timeout_s):
+            while True:
+                masters = {one.master for one in given[from_given:]}
+                slaves = {one.caller for one in asked[from_asked:] if one.key is not None}
+                if len(masters) == len(BOTH_WAYS) == len(slaves):
+                    return time.monotonic() - begun_s
+                await asyncio.sleep(_POLL_S)
+
     # Masters
 
     async def _ask(self, client: Sae014Client, master: SaeId, slave: SaeId) -> None:
@@ -123,7 +143,7 @@ class SaeLoad:
             if self._tickets[slave].qsize() > _MAX_WAITING:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            n_keys = self._rng.randint(1, _MAX_KEYS)
+            n_keys = self._rng.randint(1, MAX_KEYS)
             call_s = time.monotonic()
             try:
                 keys = await client.enc_keys(slave, n_keys, 8 * KEY_BYTES)
@@ -200,12 +220,19 @@ class SaeLoad:
                 return outcome  # nothing was looked at: that says nothing about the key
         except KmeError as error:
             self.surprises.note(error)
-        return_s = NEVER_S if outcome is Outcome.AMBIGUOUS else time.monotonic()
+        noted = self._of_each(ticket, outcome)
+        return_s = NEVER_S if noted is Outcome.AMBIGUOUS else time.monotonic()
         self.history.asked += [
-            Asked(key_id, ticket.master, caller, outcome, key, call_s, return_s)
+            Asked(key_id, ticket.master, caller, noted, key, call_s, return_s)
             for key_id, key in zip(ticket.key_ids, keys, strict=True)
         ]
         return outcome
+
+    def _of_each(self, ticket: _Ticket, outcome: Outcome) -> Outcome:
+        """Return what the outcome of a request says about each of its ids."""
+        n_blocks = len({KeyId.parse(key_id).block_number for key_id in ticket.key_ids})
+        is_unclear = outcome is Outcome.REFUSED_TOGETHER and self._draws_by_block and n_blocks > 1
+        return Outcome.AMBIGUOUS if is_unclear else outcome
 
     @staticmethod
     def _rest(ticket: _Ticket, outcome: Outcome) -> list[_Ticket]:

@@ -179,7 +179,7 @@ def _ledgers(
     tables: sqlite3.Connection, owner: KmeId, given: Sequence[Given], history: History
 ) -> Iterator[str]:
     """Check that drawn is what was drawn, or perhaps was, and nothing else."""
-    surely, perhaps = _drawn(given, history)
+    surely, perhaps = drawn_by(given, history)
     own = (1 << RESERVED_GRANULES) - 1
     query = (
         "SELECT number, drawn FROM ledgers JOIN blocks USING (peer, number) WHERE blocks.owner = ?"
@@ -193,7 +193,7 @@ def _ledgers(
             yield f"block {number}: the ledger shows as drawn what nobody drew"
 
 
-def _drawn(given: Sequence[Given], history: History) -> tuple[dict[int, int], dict[int, int]]:
+def drawn_by(given: Sequence[Given], history: History) -> tuple[dict[int, int], dict[int, int]]:
     """Return bitmaps by block number: drawn for sure, and perhaps."""
     outcomes = defaultdict(set)
     for asked in history.asked:

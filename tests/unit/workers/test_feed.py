@@ -111,7 +111,7 @@ def test_without_an_elected_worker_nobody_is_alive() -> None:
             host.listener.require_alive(PEER)
         with pytest.raises(PeerUnavailableError, match="no worker"):
             await host.listener.heartbeat_from_now(PEER)
-        with pytest.raises(PeerUnavailableError):
+        with pytest.raises(PeerUnavailableError, match="no worker"):
             host.listener.require_heard_once(PEER)
 
     on_host(test)

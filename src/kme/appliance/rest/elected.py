@@ -75,7 +75,7 @@ class Elected:
         KmeError
             If it cannot begin.
         """
-        n_lapsed = await self.kept.store.close_claims()
+        n_lapsed = await self.upkeep.close_lapsed_claims()
         if n_lapsed:
             _logger.info("claims of earlier workers closed", extra={"n_claims": n_lapsed})
         async with AsyncExitStack() as stack:

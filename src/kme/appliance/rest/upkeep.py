@@ -141,6 +141,23 @@ class Upkeep:
         self.ask()
         await self._ports.supply.heed_floors()
 
+    async def close_lapsed_claims(self) -> int:
+        """Close the claims of all workers that are not here any more; return how many.
+
+        Those of the others stay open: keys are cut from them, and the frontier
+        must not pass them.
+
+        Raises
+        ------
+        KmeError
+            If Vault doesn't answer.
+        """
+        store, roll = self._ports.kept.store, self._ports.roll
+        # In this order: whoever has a claim was on the roll before.
+        claimants = await store.claimants()
+        gone = sorted(claimants.difference(roll.names()))
+        return sum([await store.close_claims(name) for name in gone])
+
     async def _look_for_revocations(self) -> None:
         crl = await self._ports.kept.saes.crl()
         try:

@@ -86,15 +86,26 @@ class Rooms:
         """Close a claim and return its tail, if nothing behind it was claimed since."""
         await self._change(peer, lambda room: room.give_back(claim, untouched_from))
 
+    async def claimants(self) -> frozenset[str]:
+        """Return the workers with open claims."""
+        rooms = await all_of(*(self.read(peer) for peer in await self._peers()))
+        return frozenset(claim.worker for room in rooms for claim in room.claims.values())
+
     async def close_claims(self, worker: str | None) -> int:
         """Close all open claims of a worker, or of all; return how many."""
-        names = await self._documents.names("room")
-        peers = [KmeId(name) for name in names if not name.endswith("/")]
         return sum(
             await all_of(
-                *(self._change(peer, lambda room: room.close_claims(worker)) for peer in peers)
+                *(
+                    self._change(peer, lambda room: room.close_claims(worker))
+                    for peer in await self._peers()
+                )
             )
         )
+
+    async def _peers(self) -> list[KmeId]:
+        """Return of whom there is a room."""
+        names = await self._documents.names("room")
+        return [KmeId(name) for name in names if not name.endswith("/")]
 
     async def raise_marks(
         self, peer: KmeId, peer_settled: int = 0, floor_allocate: int = 0

@@ -210,6 +210,11 @@ class VaultStore:
         async with self._call():
             await self._rooms.give_back(peer, claim, untouched_from)
 
+    async def claimants(self) -> frozenset[str]:
+        """Return the workers that have open claims."""
+        async with self._call():
+            return await self._rooms.claimants()
+
     async def close_claims(self, worker: str | None = None) -> int:
         """Close all open claims of a worker (of all workers if None); return how many."""
         async with self._call():
