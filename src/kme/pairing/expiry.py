@@ -29,6 +29,8 @@ _MIN_PAUSE_S: Final = 1.0
 _MAX_PAUSE_S: Final = 60.0
 """The loop looks at least so often, because clocks may be set."""
 
+_SWEEP_S: Final = 600.0
+
 
 class KeepingStore(ExpiryStore, PairingStore, Protocol):
     """What expiry needs of a store."""
@@ -65,6 +67,7 @@ class KeyExpiry:
         self._noted = Frontier()
         self._refused: Frontier | None = None
         self._waiting: list[Expiry] | None = None
+        self._swept_s = clock.monotonic_s()
 
     def heard(self, frontier: Frontier) -> None:
         """Take note of what an accepted heartbeat of the peer says."""
@@ -108,9 +111,12 @@ class KeyExpiry:
 
     async def _expire(self, waiting: list[Expiry]) -> list[Expiry]:
         """Carry out what is due; return what still waits."""
-        now_s = self._clock.now_s()
-        if not waiting or waiting[0].due_unix_s > now_s:
+        now_s, swept_s = self._clock.now_s(), self._clock.monotonic_s()
+        is_due = bool(waiting) and waiting[0].due_unix_s <= now_s
+        # Floors that rose may have left blocks to destroy, too many for that moment.
+        if not is_due and swept_s < self._swept_s + _SWEEP_S:
             return waiting
+        self._swept_s = swept_s
         n_granules = await self._store.expire(self._peer, now_s)
         if n_granules:
             fields = {"peer": self._peer, "n_granules": n_granules}

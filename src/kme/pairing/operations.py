@@ -1,7 +1,7 @@
 """operations - what operators ask of a pair: stock, comparison, clearing; both ends of each."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -64,6 +64,8 @@ class OperationPorts:
         Who burns what is kept.
     saes
         Who takes note of peers' SAEs.
+    heed_floors
+        Makes all who cut keys here look at the floors now.
     """
 
     store: Store
@@ -71,6 +73,7 @@ class OperationPorts:
     liveness: Liveness
     burner: Burner
     saes: SaeListener
+    heed_floors: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +306,11 @@ class Operations:
         return highest
 
     async def _raise_floors(self, peer: KmeId, number: int) -> None:
-        await self._ports.store.raise_floors(peer, allocate=number, draw=number)
+        store = self._ports.store
+        await store.raise_floors(peer, allocate=number)
+        await self._ports.heed_floors()
+        # That may take a while, for it destroys blocks; nothing of them is handed out meanwhile.
+        await store.raise_floors(peer, draw=number)
 
     async def _note_cleared(self, peer: KmeId, number: int, who: str) -> None:
         details = f"all keys up to block {number} and what waited were dropped at both ends {who}"

@@ -223,6 +223,16 @@ class TestClear:
 
         run_virtual(main)
 
+    def test_who_cuts_keys_is_told_at_both_ends_before_blocks_are_destroyed(self) -> None:
+        async def main(clock: VirtualClock) -> None:
+            operated = started(clock)
+            await stocked(operated, 2)
+            await operated.alice.clear(B)
+            first_told = {kme: floors for kme, *floors in reversed(operated.heeded)}
+            assert first_told == {A: [2, 0], B: [2, 0]}
+
+        run_virtual(main)
+
     def test_an_answer_that_is_lost_leaves_this_end_cleared_and_it_may_be_repeated(self) -> None:
         async def main(clock: VirtualClock) -> None:
             operated = started(clock)

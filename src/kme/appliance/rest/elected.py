@@ -113,7 +113,9 @@ class Elected:
         find = ForwardedCertificate(PROXY, authority_of, _require_nothing, self.clock)
         local = KmeId(self.settings.id)
         told = _Told(self.registry, self.upkeep)
-        ports = OperationPorts(self.kept.store, self.clock, pairing, pairing, told)
+        ports = OperationPorts(
+            self.kept.store, self.clock, pairing, pairing, told, self.upkeep.heed_cleared
+        )
         operations = Operations(local, ports, links)
         store = self.kept.store
         drawing = DrawPorts(self.upkeep.directory, store, BlockCache(store), self.clock)
