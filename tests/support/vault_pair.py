@@ -36,7 +36,7 @@ from waiting import until
 BACK_S: Final = 90.0
 """Both KMEs must hand keys over in both directions again so soon after the last fault.
 
-It takes ten to twenty seconds, if both Vaults and both services were killed at the end.
+It takes about ten seconds, most of them until a lease of the killed service counts as lapsed.
 """
 
 N_WORKERS: Final = 3
