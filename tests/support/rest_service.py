@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -198,11 +198,16 @@ class RestService:
         await write_site(documents, site)
         return site
 
-    async def register(self, documents: Documents, *saes: SaeId) -> None:
-        """Let SAEs live here."""
+    async def register(
+        self, documents: Documents, here: Iterable[SaeId], there: Iterable[SaeId]
+    ) -> None:
+        """Let SAEs live here, and know of others at the peer from the start."""
         registry = SaeRegistry(self.place.id, documents, SystemClock())
-        for sae in saes:
+        for sae in here:
             await registry.add(sae, "01")
+        others = {sae: {"since": 0.0, "removed": None} for sae in there}
+        path = f"registry/peers/{self.peer.id}"
+        await documents.write(path, {"counter": 1, "saes": others}, 0)
 
     async def open_front(self) -> None:
         """Start what Traefik would be: one hop for SAEs, one for the peer."""

@@ -94,9 +94,7 @@ class RestSite(RestService):
     async def _write_documents(self) -> None:
         async with self.documents() as documents:
             self.site = await self.connect(documents, self.peer.peer_url)
-            await self.register(documents, ALICE, CAROL)
-            others = {sae: {"since": 0.0, "removed": None} for sae in (BOB, EVE)}
-            await documents.write(f"registry/peers/{PEER}", {"counter": 1, "saes": others}, 0)
+            await self.register(documents, (ALICE, CAROL), (BOB, EVE))
 
     # What tests do
 

@@ -17,7 +17,7 @@ from kme.clock import SystemClock
 from kme.epochs.random_source import FILE_BYTES, RandomSource
 from kme.errors import KmeError
 from kme.etsi014.client import Sae014Client, open_client
-from kme.ids import KmeId, SaeId
+from kme.ids import SaeId
 from kme.ingest.ingest import Feed, Ingest
 from kme.ingest.watcher import Watcher
 from kme.pair import DEFAULT_SAES, KmePlace, Pair, PairPlan, free_ports, lay_out
@@ -27,7 +27,6 @@ from kme.store.vault import VaultStore
 from kme.store.vault.roomstate import RoomState
 from kme.vault.documents import Documents
 from kme.vault.session import VaultSession
-from pair_on_host import BOTH_WAYS
 from real_vault import RealVault
 from rest_service import DIGEST_KEY, SOURCE, RestService
 from sae_load import SaeLoad
@@ -37,15 +36,15 @@ from waiting import until
 BACK_S: Final = 90.0
 """Both KMEs must hand keys over in both directions again so soon after the last fault.
 
-It takes ten to twenty seconds, if both Vaults and both services were killed at the end.
+It takes about ten seconds, most of them until a lease of the killed service counts as lapsed.
 """
 
 N_WORKERS: Final = 3
 
-_FEED_EVERY_S: Final = 1.5
+_FEED_EVERY_S: Final = 5.0
 _LOOK_S: Final = 0.1
 _SAMPLE_S: Final = 0.25
-_REST_LIFE_S: Final = (0.5, 9.0)
+_REST_LIFE_S: Final = (1.0, 10.0)
 _VAULT_LIFE_S: Final = (5.0, 25.0)
 _DOWN_S: Final = (0.0, 0.0, 0.5, 3.0)
 
@@ -117,8 +116,13 @@ class VaultKme:
         self.kept: KeptInVault | None = None
 
     @asynccontextmanager
-    async def running(self, peer_url: str, saes: list[SaeId]) -> AsyncIterator["VaultKme"]:
+    async def running(self, peer_url: str) -> AsyncIterator["VaultKme"]:
         """Run all of it; the peer is reached at this address."""
+        homes = self.rest.pair.saes
+        here, there = (
+            [sae for sae, home in homes.items() if home == place.id]
+            for place in (self.place, self.peer)
+        )
         over = asyncio.Event()
         with self.vault.running():
             self.rest.set_up()
@@ -126,7 +130,7 @@ class VaultKme:
             await session.open()
             documents = Documents(session)
             await self.rest.connect(documents, peer_url)
-            await self.rest.register(documents, *saes)
+            await self.rest.register(documents, here, there)
             store = await VaultStore.open(self.place.id, documents, Secret(DIGEST_KEY))
             self.kept = KeptInVault(self.place.id, self.peer.id, documents, store)
             feed = Feed(self.peer.id, SOURCE, self.place.epochs)
@@ -204,17 +208,13 @@ class VaultPair:
         place, pki = self.pair.home_of(sae), self.pair.pki
         return open_client(place.sae_url, pki.sae_certificates[sae], pki.service_ca, place.id)
 
-    def _saes_of(self, kme: KmeId) -> list[SaeId]:
-        return [sae for sae, home in self.pair.saes.items() if home == kme]
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator["VaultPair"]:
         """Run everything; afterwards all ids are drawn, the services stopped, Vault still runs."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.link.running())
             for kme in self.kmes:
-                url, saes = self.link.url_of(kme.peer.id), self._saes_of(kme.place.id)
-                await stack.enter_async_context(kme.running(url, saes))
+                await stack.enter_async_context(kme.running(self.link.url_of(kme.peer.id)))
             yield self
 
     @asynccontextmanager
@@ -225,7 +225,6 @@ class VaultPair:
             for kme in self.kmes:
                 tasks.create_task(kme.sample_claims(self.faults, over))
             feeding = tasks.create_task(self._feed(over))
-            await asyncio.gather(*(self._knows(one, other) for one, other in BOTH_WAYS))
             async with self.load.running():
                 await self.load.is_back(BACK_S)
                 yield
@@ -235,15 +234,6 @@ class VaultPair:
             await kme.at_rest()
         for kme in self.kmes:
             assert await asyncio.to_thread(kme.rest.stop) == 0
-
-    async def _knows(self, sae: SaeId, other: SaeId) -> None:
-        """Wait until an SAE's KME was told of another SAE by its peer."""
-        async with asyncio.timeout(BACK_S), self._client(sae) as client:
-            while True:
-                with suppress(KmeError):
-                    await client.status(other)
-                    return
-                await asyncio.sleep(_LOOK_S)
 
     async def _feed(self, over: "asyncio.Event") -> None:
         while not over.is_set():
