@@ -137,7 +137,8 @@ def test_a_frontier_is_noted_at_most_once_in_a_64th_of_a_lifetime_and_only_if_it
             n_noted, n_read = len(await bench.noted()), len(bench.steps)
             await bench.clock.sleep(LIFETIME_S / 2)
             assert len(await bench.noted()) == n_noted
-            assert len(bench.steps) == n_read + 2, "an idle peer costs something"
+            n_sweeps = LIFETIME_S / 2 // 600 + 1
+            assert len(bench.steps) <= n_read + 2 + 2 * n_sweeps, "an idle peer costs much"
 
     on_a_bench(test)
 
