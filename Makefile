@@ -87,6 +87,10 @@ connect: ## Write this KME's bundle; trust the other KME's: make connect PEER=FI
 disconnect: ## Trust another KME no more: make disconnect KME=...
 	$(APPLIANCE) disconnect "$(KME)"
 
+.PHONY: retire
+retire: ## A KME is gone for good: burn all keys shared with it, trust it no more: make retire KME=...
+	$(APPLIANCE) retire "$(KME)"
+
 .PHONY: certs
 certs: ## Make certauth's certificates that are missing; show all, with fingerprints and end dates
 	$(APPLIANCE) certs
@@ -163,9 +167,21 @@ inspect: ## What an operator may see in Vault: counts and digests, never key
 rotate-audit: ## Begin a new file of Vault's audit log
 	$(APPLIANCE) rotate-audit
 
+.PHONY: backup
+backup: ## Copy all that Vault holds into a file, while it runs: make backup OUT=FILE
+	$(APPLIANCE) backup "$(OUT)"
+
+.PHONY: restore
+restore: ## Put Vault back to such a file, before make up: make restore FROM=FILE; after asking
+	$(APPLIANCE) restore "$(FROM)"
+
 .PHONY: clear
 clear: ## Drop the keys at both ends, after asking
 	$(APPLIANCE) clear
+
+.PHONY: restored
+restored: ## The volumes were put back to an older copy: say so, before make up; after asking
+	$(APPLIANCE) restored
 
 .PHONY: clean
 clean: ## Remove everything made for this KME: certificates, Vault, keys; after asking
@@ -181,6 +197,14 @@ two-kmes: ## Two appliances on this host, from nothing to one key compared
 test: $(READY) ## The test suite; one part of it: make test T=tests/unit/supply
 	$(RUN) -m pytest -n auto --dist loadscope $(T) $(ARGS)
 
+.PHONY: simulate
+simulate: $(READY) ## The whole system in simulated worlds: make simulate SEEDS=10000, or replay one: SEED=n
+	@PYTHONPATH=tests:tests/support $(RUN) -m simulate \
+	  $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
+SEEDS ?= 1000
+SEED  ?=
+
 .PHONY: test-vault
 test-vault: $(READY) ## Tests that need a real Vault, Traefik or sshd
 	scripts/build-vault
@@ -190,9 +214,22 @@ test-vault: $(READY) ## Tests that need a real Vault, Traefik or sshd
 test-system: $(READY) ## Tests of two appliances in Docker (make two-kmes starts them)
 	$(RUN) -m pytest tests/appliance $(ARGS)
 
+.PHONY: test-faults
+test-faults: $(READY) ## Real KMEs killed and cut off under load: longer with KME_FAULT_SECONDS=60
+	scripts/build-vault
+	$(RUN) -m pytest tests/faults -rP $(ARGS)
+
 .PHONY: bench
 bench: $(READY) ## Figures of the two appliances that `make two-kmes` started
 	$(RUN) benchmarks/appliance.py $(ARGS)
+
+.PHONY: bench-supply
+bench-supply: $(READY) ## Keys per second of two KMEs on this host (of the appliances: ARGS=--appliance)
+	$(RUN) benchmarks/supply.py $(ARGS)
+
+.PHONY: bench-flat
+bench-flat: $(READY) ## Cost per key with few and many blocks in stock: ARGS="--blocks 1000,1000000"
+	$(RUN) benchmarks/flat.py $(ARGS)
 
 .PHONY: check
 check: format-check lint type arch test ## Format, lint, types, import contracts, then the tests

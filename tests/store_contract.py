@@ -1,7 +1,7 @@
 """What every store promises (`kme.store.ports`), each promise as a test.
 
-A backend's test module derives from `StoreContract` and gives it a fixture
-`backend`.
+A backend's test module derives from `StoreContract`, and from the class of the
+same kind in `store_contract_expiry`, and gives them a fixture `backend`.
 """
 
 import asyncio
@@ -28,8 +28,10 @@ from kme.store.records import (
     MAX_BLOCK_BYTES,
     RESERVED_GRANULES,
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -160,6 +162,8 @@ async def everything(store: Store) -> list[object]:
         [(b, b.key.reveal()) for b in blocks if b is not None],
         await store.stock(B),
         await store.heartbeat(B),
+        await store.frontier(B),
+        await store.expiries(B),
         await store.incidents(100),
     ]
 
@@ -389,13 +393,13 @@ class PairingContract:
         key = Secret.join(parts)
         await store.ingest(B, LINK, Epoch(5), parts)
         await store.ingest(B, LINK, Epoch(6), [some_key(8)])
-        settlement = equal(1, ref(5), ref(5, 1))
+        settlement = equal(1, ref(5), ref(5, 1), owner=B)
         await store.open_proposal(B, settlement.proposal)
         await store.settle(B, settlement, key)
         for restart in (backend.crash, backend.reopen):
             store = await restart(store)
             block = await store.block(B, 1)
-            assert block == KeyBlock(1, A, LINK, SourceClass.QKD, 3600, key)
+            assert block == KeyBlock(1, B, LINK, SourceClass.QKD, 3600, key)
             assert block.key == key
             assert block.n_granules == 601 // 8
             assert await store.inbox(B, LINK, None, 9) == [InboxEntry(ref(6), 8)]
@@ -437,15 +441,18 @@ class PairingContract:
     @in_loop
     async def test_repeating_the_last_settlement_changes_nothing(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            key = await add_block(store, 1)
-            await store.raise_peer_settled(B, 1)
-            await claim(store, 5)
-            await store.draw(B, [GranuleRange(1, 20, 30)])
-            before = await everything(store)
-            await store.settle(B, equal(1), key)
-            await store.settle(B, equal(1), None)
-            assert await everything(store) == before
-            await refuses_draw(store, GranuleRange(1, 20, 30))
+            for number, owner in ((1, A), (2, B)):
+                key = await add_block(store, number, owner=owner)
+                await store.raise_peer_settled(B, number)
+                if owner == A:
+                    await claim(store, 5)
+                else:
+                    await store.draw(B, [GranuleRange(number, 20, 30)])
+                before = await everything(store)
+                await store.settle(B, equal(number, owner=owner), key)
+                await store.settle(B, equal(number, owner=owner), None)
+                assert await everything(store) == before
+                await refuses_draw(store, GranuleRange(number, 20, 30))
 
     @in_loop
     async def test_a_number_is_settled_once_and_never_otherwise(self, backend: Backend) -> None:
@@ -515,8 +522,9 @@ class PairingContract:
             whole = await store.claim(B, "w", 1, 10**6)
             assert whole is not None
             assert whole.reserved == GranuleRange(2, 8, MAX_BLOCK_BYTES // 8)
-            await store.draw(B, [whole.reserved])
             await refuses_draw(store, GranuleRange(1, 8, 9))
+            await add_block(store, 3, MAX_BLOCK_BYTES, owner=B)
+            await store.draw(B, [GranuleRange(3, 8, MAX_BLOCK_BYTES // 8)])
 
     @in_loop
     async def test_numbers_beyond_a_key_id_are_refused_everywhere(self, backend: Backend) -> None:
@@ -542,7 +550,7 @@ class PairingContract:
                 with pytest.raises(PairingError):
                     await store.settle(B, Settlement(bad, Verdict.VOID), None)
             assert await store.pairing(B) == PairingRecord()
-            await store.settle(B, equal(MAX_NUMBER, ref(1)), some_key(512))
+            await store.settle(B, equal(MAX_NUMBER, ref(1), owner=B), some_key(512))
             await store.draw(B, [GranuleRange(MAX_NUMBER, 8, 9)])
 
     @in_loop
@@ -563,9 +571,11 @@ class PairingContract:
             await store.raise_peer_settled(B, 1)
             assert await rooms(store, B) == {room_of(1024): 1}
             assert await rooms(store, C) == {}
-            await store.draw(B, [GranuleRange(1, 8, 20)])
-            await store.draw(C, [GranuleRange(1, 8, 20)])
             assert await store.claim(C, "w", 1, 1) is None
+            await add_block(store, 2, 1024, owner=B, peer=B)
+            await add_block(store, 2, 2048, owner=C, peer=C)
+            await store.draw(B, [GranuleRange(2, 8, 20)])
+            await store.draw(C, [GranuleRange(2, 8, 20)])
 
 
 class ClaimContract:
@@ -621,19 +631,26 @@ class ClaimContract:
         await store.close()
 
     @in_loop
-    async def test_remainders_are_used_up_before_fresh_blocks(self, backend: Backend) -> None:
+    async def test_remainders_are_used_up_before_fresh_blocks_in_order(
+        self, backend: Backend
+    ) -> None:
         async with opened(backend) as store:
-            for number, n_bytes in ((1, 2048), (2, 1024), (3, 1024), (4, 4096)):
+            for number, n_bytes in ((1, 2048), (2, 1024), (3, 512), (4, 4096), (5, 4096)):
                 await add_block(store, number, n_bytes)
-            await store.raise_peer_settled(B, 4)
-            taken = [(await claim(store, n)).reserved for n in (100, 10, 30, 20, 120, 200)]
+            await store.raise_peer_settled(B, 5)
+            taken = [
+                (await claim(store, n)).reserved for n in (100, 10, 150, 120, 20, 18, 335, 334, 5)
+            ]
             assert taken == [
-                GranuleRange(2, 8, 108),  # the least room, of two equal ones the lower number
-                GranuleRange(2, 108, 118),  # its remainder
-                GranuleRange(3, 8, 38),
-                GranuleRange(3, 38, 58),
-                GranuleRange(1, 8, 128),
-                GranuleRange(4, 8, 208),
+                GranuleRange(1, 8, 108),  # the lowest number, though others have less room
+                GranuleRange(1, 108, 118),  # its remainder
+                GranuleRange(4, 8, 158),  # the lowest of the fresh ones with so much room
+                GranuleRange(1, 118, 238),  # of two remainders with room the smaller
+                GranuleRange(4, 158, 178),  # the only remainder with room
+                GranuleRange(1, 238, 256),
+                GranuleRange(5, 8, 343),
+                GranuleRange(4, 178, 512),
+                GranuleRange(5, 343, 348),
             ]
 
     @in_loop
@@ -767,8 +784,6 @@ class ClaimContract:
         assert await store.close_claims() == 2
         await store.give_back(B, mine[1], 18)
         assert (await claim(store, 1)).reserved.start == 58
-        # What was given out of it stays drawable.
-        await store.draw(B, [theirs[0].reserved, mine[0].reserved])
         await store.close()
 
     @in_loop
@@ -861,7 +876,7 @@ class DrawContract:
     @in_loop
     async def test_a_range_is_drawn_once(self, backend: Backend) -> None:
         store = await backend.open()
-        await add_block(store, 1)
+        await add_block(store, 1, owner=B)
         await store.draw(B, [GranuleRange(1, 8, 12), GranuleRange(1, 100, 128)])
         for restart in (backend.crash, backend.reopen):
             store = await restart(store)
@@ -873,7 +888,7 @@ class DrawContract:
     @in_loop
     async def test_a_key_that_was_drawn_in_part_is_an_overlap(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            await add_block(store, 1)
+            await add_block(store, 1, owner=B)
             await store.draw(B, [GranuleRange(1, 20, 24)])
             for start, stop in ((19, 21), (23, 25), (19, 25), (8, 128), (20, 25), (19, 24)):
                 await refuses_draw(store, GranuleRange(1, start, stop), error=OverlapError)
@@ -882,8 +897,8 @@ class DrawContract:
     @in_loop
     async def test_ranges_of_one_draw_do_not_overlap(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            await add_block(store, 1)
-            await add_block(store, 2)
+            await add_block(store, 1, owner=B)
+            await add_block(store, 2, owner=B)
             for second in (
                 GranuleRange(1, 20, 24),
                 GranuleRange(1, 23, 30),
@@ -896,8 +911,8 @@ class DrawContract:
     @in_loop
     async def test_a_draw_is_whole_or_leaves_no_trace(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            await add_block(store, 1)
-            await add_block(store, 2)
+            await add_block(store, 1, owner=B)
+            await add_block(store, 2, owner=B)
             await store.draw(B, [GranuleRange(2, 50, 60)])
             good = [GranuleRange(1, 8, 12), GranuleRange(2, 8, 12)]
             for bad, error in (
@@ -916,7 +931,7 @@ class DrawContract:
         self, backend: Backend
     ) -> None:
         async with opened(backend) as store:
-            await add_block(store, 1)
+            await add_block(store, 1, owner=B)
             await store.draw(B, [GranuleRange(1, 20, 24)])
             missing, overlapping = GranuleRange(9, 8, 9), GranuleRange(1, 23, 25)
             await refuses_draw(store, missing, overlapping, error=OverlapError)
@@ -930,7 +945,7 @@ class DrawContract:
     @in_loop
     async def test_no_range_ends_behind_the_last_whole_granule(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            await add_block(store, 1, 519)
+            await add_block(store, 1, 519, owner=B)
             await refuses_draw(store, GranuleRange(1, 64, 65))
             await refuses_draw(store, GranuleRange(1, 63, 65))
             await store.draw(B, [GranuleRange(1, 63, 64)])
@@ -947,7 +962,7 @@ class DrawContract:
     async def test_no_draw_at_or_below_the_floor(self, backend: Backend) -> None:
         store = await backend.open()
         for number in (1, 2, 3):
-            await add_block(store, number)
+            await add_block(store, number, owner=B)
         await store.raise_floors(B, draw=2)
         await store.raise_floors(B, draw=1)
         store = await backend.crash(store)
@@ -963,8 +978,8 @@ class DrawContract:
     @in_loop
     async def test_of_many_that_draw_the_same_key_one_gets_it(self, backend: Backend) -> None:
         store = await backend.open()
-        await add_block(store, 1)
-        await add_block(store, 2)
+        await add_block(store, 1, owner=B)
+        await add_block(store, 2, owner=B)
         wanted = [GranuleRange(n, 8 + 3 * k, 11 + 3 * k) for n in (1, 2) for k in range(40)]
         random.Random(3).shuffle(wanted)
 
@@ -992,7 +1007,7 @@ class DrawContract:
     async def test_draws_that_overlap_never_both_succeed(self, backend: Backend) -> None:
         rng = random.Random(4)
         async with opened(backend) as store:
-            await add_block(store, 1)
+            await add_block(store, 1, owner=B)
 
             async def attempt(one: GranuleRange) -> list[GranuleRange]:
                 try:
@@ -1018,16 +1033,14 @@ class HeartbeatContract:
     async def test_heartbeats_are_remembered(self, backend: Backend) -> None:
         store = await backend.open()
         assert await store.heartbeat(B) == HeartbeatRecord()
-        await store.begin_heartbeat(B, "n1")
+        await store.begin_heartbeat(B, "n1", None)
         store = await backend.crash(store)
         assert await store.heartbeat(B) == HeartbeatRecord(pending="n1")
         assert await store.accept_heartbeat(B, "p1", None) == HeartbeatRecord(pending="n1")
         assert await store.heartbeat(B) == HeartbeatRecord(pending="n1", heard="p1")
-        await store.acknowledge_heartbeat(B, "n1")
-        store = await backend.crash(store)
-        assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n1", heard="p1")
         expected = HeartbeatRecord("n2", "n1", "p1")
-        assert await store.begin_heartbeat(B, "n2") == expected
+        assert await store.begin_heartbeat(B, "n2", "n1") == expected
+        store = await backend.crash(store)
         assert await store.accept_heartbeat(B, "p2", "p1") == expected
         assert await store.heartbeat(B) == HeartbeatRecord("n2", "n1", "p2")
         assert await store.heartbeat(C) == HeartbeatRecord()
@@ -1036,14 +1049,13 @@ class HeartbeatContract:
     @in_loop
     async def test_an_answer_to_another_heartbeat_is_ignored(self, backend: Backend) -> None:
         async with opened(backend) as store:
-            await store.acknowledge_heartbeat(B, "n0")
-            assert await store.heartbeat(B) == HeartbeatRecord()
-            await store.begin_heartbeat(B, "n1")
-            await store.acknowledge_heartbeat(B, "n2")
-            assert await store.heartbeat(B) == HeartbeatRecord(pending="n1")
-            await store.acknowledge_heartbeat(B, "n1")
-            await store.acknowledge_heartbeat(B, "n0")
-            assert await store.heartbeat(B) == HeartbeatRecord(acknowledged="n1")
+            for nonce, accepted in (("n1", "n0"), ("n2", None), ("n2", "n2"), ("n2", "n0")):
+                expected = HeartbeatRecord(pending="n1")
+                assert await store.begin_heartbeat(B, nonce, accepted) == expected
+            for nonce, accepted in (("n2", "n1"), ("n2", "n1"), ("n3", "n1"), ("n3", None)):
+                expected = HeartbeatRecord(pending="n2", acknowledged="n1")
+                assert await store.begin_heartbeat(B, nonce, accepted) == expected
+                assert await store.heartbeat(B) == expected
 
     @in_loop
     async def test_a_pending_heartbeat_stays_so_until_it_is_acknowledged(
@@ -1052,11 +1064,10 @@ class HeartbeatContract:
         store = await backend.open()
         pending = HeartbeatRecord(pending="n1")
         for nonce in ("n1", "n1", "n2"):
-            assert await store.begin_heartbeat(B, nonce) == pending
+            assert await store.begin_heartbeat(B, nonce, None) == pending
         store = await backend.crash(store)
-        assert await store.begin_heartbeat(B, "n3") == pending
-        await store.acknowledge_heartbeat(B, "n1")
-        assert await store.begin_heartbeat(B, "n3") == HeartbeatRecord("n3", "n1")
+        assert await store.begin_heartbeat(B, "n3", None) == pending
+        assert await store.begin_heartbeat(B, "n3", "n1") == HeartbeatRecord("n3", "n1")
         await store.close()
 
     @in_loop
@@ -1104,7 +1115,8 @@ class LifeContract:
         await store.open_proposal(B, proposal(4, ref(1004), ref(1004, 1)))
         await store.raise_peer_settled(B, 2)
         await claim(store, 7)
-        await store.begin_heartbeat(B, "n")
+        await store.begin_heartbeat(B, "n", None)
+        await store.note_expiry(B, Expiry(Frontier(2, {1: 9}), 1.5))
         await store.record_incident(Incident(B, IncidentKind.UNEQUAL_BLOCK, 1.5, "details"))
         before = await everything(store)
         for restart in (backend.crash, backend.reopen, backend.crash):

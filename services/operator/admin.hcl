@@ -27,6 +27,11 @@ path "kme/metadata/site/peers/*" {
   capabilities = ["list", "read", "delete"]
 }
 
+# That the volumes were put back to an older copy: make restored.
+path "kme/data/site/restore" {
+  capabilities = ["create", "read", "update"]
+}
+
 # Its own token, since it has not the default policy.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

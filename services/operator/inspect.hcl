@@ -15,6 +15,9 @@ path "kme/data/room/*" {
 path "kme/data/ledgers/*" {
   capabilities = ["read"]
 }
+path "kme/data/expiry/*" {
+  capabilities = ["read"]
+}
 path "kme/data/registry/*" {
   capabilities = ["read"]
 }

@@ -18,6 +18,12 @@ path "kme/data/blocks/*" {
 path "kme/data/ledgers/*" {
   capabilities = ["create", "read", "update"]
 }
+path "kme/data/expiry/*" {
+  capabilities = ["create", "read", "update"]
+}
+path "kme/data/grants/*" {
+  capabilities = ["create", "read", "update"]
+}
 path "kme/data/heartbeats/*" {
   capabilities = ["create", "read", "update"]
 }
@@ -55,6 +61,9 @@ path "kme/metadata/blocks/*" {
   capabilities = ["list", "delete"]
 }
 path "kme/metadata/ledgers/*" {
+  capabilities = ["list", "delete"]
+}
+path "kme/metadata/grants/*" {
   capabilities = ["list", "delete"]
 }
 path "kme/metadata/room/*" {

@@ -156,6 +156,66 @@ def run(
     run_process(lambda stop: run_kme(settings, stop, stops_with_input=stop_with_input))
 
 
+@app.command()
+def backup(
+    *,
+    config: Annotated[Path, typer.Option(metavar="FILE", help="Configuration of this KME, TOML.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where to; an older file there is replaced.")
+    ],
+) -> None:
+    """Copy the store of a KME that is stopped; the copy is sealed like the store."""
+    from kme.settings import load_settings  # noqa: PLC0415
+    from kme.store.sqlite import copies, read_master_key  # noqa: PLC0415
+
+    settings = load_settings(config)
+    master_key = read_master_key(settings.store.master_key)
+    copies.back_up(KmeId(settings.id), settings.store.path, master_key, out)
+    typer.echo(
+        f"{out}: the store of KME {settings.id}; it is nothing without {settings.store.master_key},"
+        " which belongs elsewhere"
+    )
+
+
+@app.command()
+def restore(
+    *,
+    config: Annotated[Path, typer.Option(metavar="FILE", help="Configuration of this KME, TOML.")],
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--from", metavar="FILE", help="A copy that `kme backup` made."),
+    ] = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="The store is an older copy already, of a disk or a machine: mark it as one.",
+        ),
+    ] = False,
+) -> None:
+    """Put an older copy of the store of a KME in its place; the KME is stopped.
+
+    Whatever may have been used since is burnt, by agreement with each peer,
+    before this KME hands out keys again.
+    """
+    from kme.pairing.heartbeat import random_token  # noqa: PLC0415
+    from kme.settings import load_settings  # noqa: PLC0415
+    from kme.store.sqlite import copies, read_master_key  # noqa: PLC0415
+
+    if (source is None) is not in_place:
+        raise SettingsError("give either --from FILE or --in-place")
+    settings = load_settings(config)
+    master_key = read_master_key(settings.store.master_key)
+    kme_id, path = KmeId(settings.id), settings.store.path
+    if source is None:
+        copies.mark(kme_id, path, master_key, random_token())
+        typer.echo(f"{path}: marked as an older copy")
+    else:
+        aside = copies.restore(kme_id, path, master_key, source, random_token())
+        typer.echo(f"{path}: restored from {source}; what was there before lies in {aside}")
+    typer.echo(f"start KME {kme_id}: it hands out keys again once its peers have agreed")
+
+
 @app.command("check-config")
 def check_config(
     config: Annotated[

@@ -16,7 +16,6 @@ from kme.ingest.watcher import Watcher
 from kme.log import set_up_logging
 from kme.pairing.pair import PeerConfig
 from kme.pairing.pairing import Pairing
-from kme.pairing.ports import PeerLink
 from kme.peer.api import create_peer_app
 from kme.peer.client import HttpPeerLink
 from kme.pki.bundle import CredentialFiles
@@ -28,9 +27,14 @@ from kme.settings import InterfaceSettings, KmeSettings, PeerSettings
 from kme.store.ports import Store
 from kme.store.sqlite import SqliteStore
 from kme.store.sqlite.masterkey import create_master_key
+from kme.supply.cache import BlockCache
 from kme.supply.claim import fresh_worker_name
 from kme.supply.directory import SaeDirectory
-from kme.supply.supply import LinkSupply
+from kme.supply.draw import DrawPorts
+from kme.supply.grantee import Grantee
+from kme.supply.local import keep_expiring
+from kme.supply.purge import keep_purging, keep_releasing
+from kme.supply.supply import LinkSupply, SupplyLimits
 
 _POLL_S: Final = 0.1
 """How often the leader looks for new final keys; one indexed read each time."""
@@ -78,26 +82,35 @@ async def run_kme(
 
 
 async def _run(
-    settings: KmeSettings, store: Store, links: dict[KmeId, PeerLink], stop: asyncio.Event
+    settings: KmeSettings, store: Store, links: dict[KmeId, HttpPeerLink], stop: asyncio.Event
 ) -> None:
     """Compose the stages and run them until `stop`."""
     clock = SystemClock()
     local = KmeId(settings.id)
+
+    async def heed_floors() -> None:
+        await supply.heed_floors()
+
     pairing = Pairing(
         local,
         store,
         clock,
         [(_peer_config(p, settings), links[KmeId(p.id)]) for p in settings.peers],
+        heed_floors=heed_floors,
     )
     directory = SaeDirectory(
         local, tuple(links), tuple((SaeId(sae.id), KmeId(sae.kme)) for sae in settings.saes)
     )
-    supply = LinkSupply(directory, store, pairing, clock, fresh_worker_name())
+    supply = LinkSupply(
+        directory, store, pairing, clock, fresh_worker_name(), _limits(settings), links=links
+    )
+    grantee = Grantee(DrawPorts(directory, store, BlockCache(store), clock), pairing)
     watcher = Watcher(Ingest(store, clock), _feeds(settings), settings.ingest.poll_interval_s)
     identity = CertificateIdentity(directory.is_local, clock)
     sae_app = create_app(supply, identity, settings.offer.of_kme(local))
     sae_server = _server(sae_app, settings.sae_interface)
-    peer_server = _server(create_peer_app(local, pairing, tuple(links)), settings.peer_interface)
+    peer_app = create_peer_app(local, pairing, tuple(links), grants=grantee)
+    peer_server = _server(peer_app, settings.peer_interface)
     # Both ports are bound before anything is written: a second process of the
     # same configuration ends here.
     await sae_server.start()
@@ -119,6 +132,16 @@ async def _run(
             tasks.create_task(peer_server.run(stop), name="peer interface")
             tasks.create_task(pairing.run(stop), name="pairing")
             tasks.create_task(watcher.run(stop), name="watcher")
+            housekeeping = [
+                tasks.create_task(keep_purging(store, clock), name="purging"),
+                tasks.create_task(keep_releasing(supply, clock), name="old claims"),
+            ]
+            if settings.offer.local_pairs:
+                expiring = keep_expiring(local, store, clock, settings.pairing.key_lifetime_s)
+                housekeeping.append(tasks.create_task(expiring, name="local expiry"))
+            await stop.wait()
+            for task in housekeeping:
+                task.cancel()
 
 
 @asynccontextmanager
@@ -132,7 +155,7 @@ async def _open_store(settings: KmeSettings) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def _link_to(peer: PeerSettings, settings: KmeSettings) -> AsyncIterator[PeerLink]:
+async def _link_to(peer: PeerSettings, settings: KmeSettings) -> AsyncIterator[HttpPeerLink]:
     own = settings.peer_interface
     context = client_context(_credential(own), own.client_ca, KME_PREFIX + peer.id, own.client_crl)
     timeout_s = settings.pairing.request_timeout_s
@@ -149,6 +172,14 @@ def _credential(interface: InterfaceSettings) -> CredentialFiles:
     return CredentialFiles(interface.certificate, interface.key)
 
 
+def _limits(settings: KmeSettings) -> SupplyLimits:
+    return SupplyLimits(
+        reserves=[reserve.of_pair() for reserve in settings.reserves],
+        local_pairs=settings.offer.local_pairs,
+        local_lifetime_s=settings.pairing.key_lifetime_s,
+    )
+
+
 def _peer_config(peer: PeerSettings, settings: KmeSettings) -> PeerConfig:
     timing = settings.pairing
     return PeerConfig(
@@ -160,6 +191,7 @@ def _peer_config(peer: PeerSettings, settings: KmeSettings) -> PeerConfig:
         poll_s=_POLL_S,
         block_bytes=timing.block_bytes,
         lifetime_s=timing.key_lifetime_s,
+        max_stock_bytes=timing.max_stock_bytes,
     )
 
 

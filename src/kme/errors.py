@@ -21,7 +21,8 @@
     ├── UnavailableError            not now: try again
     │   ├── OutOfKeysError          too few bytes in stock
     │   ├── PeerUnavailableError    the other KME was not heard within its lease
-    │   └── StoreUnavailableError   the store does not answer
+    │   ├── StoreUnavailableError   the store does not answer
+    │   └── InboxFullError          too many final keys wait to be paired
     └── IntegrityError              what must never happen did: fail closed, raise an alarm
         ├── SealError               sealed bytes do not open
         ├── PairingError            a proposal breaks the rules of pairing
@@ -222,6 +223,12 @@ class StoreUnavailableError(UnavailableError):
     """The store does not answer."""
 
     code = "store_unavailable"
+
+
+class InboxFullError(UnavailableError):
+    """Too many final keys wait to be paired; more are taken in later."""
+
+    code = "inbox_full"
 
 
 class IntegrityError(KmeError):

@@ -58,23 +58,31 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, name: str | None = None) -> Path:
     """Move a bad file into the folder `aside` next to it and return where it is now.
 
     A file of the same name that lies there already is kept: the new one gets
     a number behind its name.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What it is called there, if not as it is called here.
     """
+    name = path.name if name is None else name
     aside = path.parent / ASIDE_DIRECTORY
     if not aside.is_dir():
         aside.mkdir(mode=0o700, exist_ok=True)
         if path.parent.stat().st_mode & stat.S_IWGRP:
             # A folder that its group shares: whoever may tidy up there may do so here.
             aside.chmod(0o2770)
-    target = aside / path.name
+    target = aside / name
     serial = 0
     while target.exists():
         serial += 1
-        target = aside / f"{path.name}.{serial}"
+        target = aside / f"{name}.{serial}"
     path.rename(target)
     sync_directory(aside)
     sync_directory(path.parent)

@@ -149,13 +149,13 @@ class KeyId:
     MAX_BYTES: ClassVar[int] = 1 << 13
 
     def __post_init__(self) -> None:
-        fields = (
-            (self.block_number, self.NUMBER_BITS),
-            (self.offset_granules, self.OFFSET_BITS),
-            (self.n_bytes - 1, self.LENGTH_BITS),
-            (self.tag, self.TAG_BITS),
-        )
-        if any(not 0 <= value < 1 << n_bits for value, n_bits in fields):
+        # Shifted by its width, a value in range leaves nothing, and a negative one leaves -1.
+        if (
+            self.block_number >> self.NUMBER_BITS
+            or self.offset_granules >> self.OFFSET_BITS
+            or (self.n_bytes - 1) >> self.LENGTH_BITS
+            or self.tag >> self.TAG_BITS
+        ):
             raise IdentifierError("a key_ID's block number, offset, length or tag is out of range")
 
     @classmethod

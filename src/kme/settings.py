@@ -19,7 +19,10 @@ from kme.errors import IdentifierError, SettingsError
 from kme.etsi014.offer import Offer
 from kme.ids import KmeId, SaeId, SourceId
 from kme.log import LogFormat
+from kme.pairing.pair import DEFAULT_STOCK_BYTES
 from kme.store.records import MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PART_BYTES, SourceClass
+from kme.supply.grants import MAX_SLAVES
+from kme.supply.reserves import Reserve
 
 
 def _is(kind: Callable[[str], str]) -> AfterValidator:
@@ -117,6 +120,17 @@ class OfferSettings(_Section):
     max_key_count: int = Field(
         default=1_000_000, ge=1, le=2**31 - 1, description="Upper bound of stored_key_count."
     )
+    max_sae_id_count: int = Field(
+        default=8,
+        ge=0,
+        le=MAX_SLAVES,
+        description="Most additional slave SAEs in one request, for the same key; 0 for none.",
+    )
+    local_pairs: bool = Field(
+        default=False,
+        description="Whether two SAEs of this KME may have keys. No link makes them: they are "
+        "random numbers of this host, and status says so.",
+    )
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:
@@ -134,7 +148,20 @@ class OfferSettings(_Section):
             self.max_key_size_bits,
             self.max_key_per_request,
             self.max_key_count,
+            self.max_sae_id_count,
         )
+
+
+class ReserveSettings(_Section):
+    """Key that is kept for one pair of SAEs."""
+
+    master: SaeName = Field(description="The SAE that asks for keys; it lives at this KME.")
+    slave: SaeName = Field(description="The SAE that it shares them with.")
+    n_bytes: int = Field(ge=1, description="So many bytes of the stock are given to nobody else.")
+
+    def of_pair(self) -> Reserve:
+        """Return the reserve."""
+        return Reserve(SaeId(self.master), SaeId(self.slave), self.n_bytes)
 
 
 class PairingSettings(_Section):
@@ -167,8 +194,15 @@ class PairingSettings(_Section):
     key_lifetime_s: int = Field(
         default=86_400,
         ge=1,
-        description="How long keys of a block may be drawn, from pairing; it is recorded with "
-        "each block, and not enforced yet.",
+        description="How long a key may be drawn, at least; the longer one of what both KMEs set "
+        "counts. Keys that nobody drew are destroyed soon after.",
+    )
+
+    max_stock_bytes: int = Field(
+        default=DEFAULT_STOCK_BYTES,
+        ge=MAX_BLOCK_BYTES,
+        description="While both KMEs of a pair may allocate so much, no block is formed: final "
+        "keys wait, then epoch files do, and the link pauses.",
     )
 
     @model_validator(mode="after")
@@ -218,6 +252,9 @@ class KmeSettings(BaseSettings):
     )
     offer: OfferSettings = Field(default=OfferSettings(), description="What SAEs may ask for.")
     pairing: PairingSettings = Field(default=PairingSettings(), description="Keeping in step.")
+    reserves: list[ReserveSettings] = Field(
+        default=[], description="Key kept for certain pairs of SAEs, whatever others ask for."
+    )
     ingest: IngestSettings = Field(default=IngestSettings(), description="Taking files in.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
 
@@ -252,6 +289,10 @@ class KmeSettings(BaseSettings):
             if len({source.id for source in peer.sources}) != len(peer.sources):
                 msg = f"peers: {peer.id!r} has two sources of one id"
                 raise ValueError(msg)
+        pairs = [(reserve.master, reserve.slave) for reserve in self.reserves]
+        if len(set(pairs)) != len(pairs) or not {n for pair in pairs for n in pair} <= set(names):
+            msg = "reserves: a pair of SAEs stands there twice, or an SAE is not one of `saes`"
+            raise ValueError(msg)
         directories = [source.directory for peer in self.peers for source in peer.sources]
         if len(set(directories)) != len(directories):
             msg = "peers: two sources share a directory"

@@ -56,6 +56,7 @@ _SITE_EXAMPLE: Final = Path(__file__).parents[2] / ".env.example"
 _KINDS: Final[dict[object, str]] = {
     Path: "path",
     str: "text",
+    bool: "`true` or `false`",
     int: "whole number",
     float: "number",
 }

@@ -8,7 +8,7 @@ import pytest
 
 from kme.pki.site import SitePki
 from sae_interface import SaeInterface, make_site, running_interface
-from supply_pair import ALICE, BOB, EVE, A, B
+from supply_pair import ALICE, BOB, CAROL, EVE, A, B
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,12 @@ def interface(pki: SitePki) -> Iterator[SaeInterface]:
 @pytest.fixture(scope="module")
 def alice(interface: SaeInterface) -> Iterator[httpx.Client]:
     with interface.client(ALICE) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def carol(interface: SaeInterface) -> Iterator[httpx.Client]:
+    with interface.client(CAROL) as client:
         yield client
 
 

@@ -122,7 +122,7 @@ class TestStatus:
         assert status["min_key_size"] <= status["key_size"] <= status["max_key_size"]
         assert (status["key_size"], status["min_key_size"]) == (256, 8)
         assert status["max_key_size"] == 65536
-        assert status["max_SAE_ID_count"] == 0
+        assert status["max_SAE_ID_count"] == 8
 
     def test_5_2_status_takes_no_key(self, alice: httpx.Client) -> None:
         counts = {alice.get("/api/v1/keys/bob/status").json()["stored_key_count"] for _ in range(3)}
@@ -257,8 +257,42 @@ class TestGetKey:
         enc(alice, {"extension_mandatory": [], "additional_slave_SAE_IDs": []})
 
     def test_6_2_more_slaves_than_max_sae_id_count_are_refused(self, alice: httpx.Client) -> None:
-        body = {"additional_slave_SAE_IDs": ["eve"]}
+        body = {"additional_slave_SAE_IDs": [f"sae-{serial}" for serial in range(9)]}
+        error = refused(alice.post("/api/v1/keys/bob/enc_keys", json=body))
+        assert "max_SAE_ID_count is 8" in error["message"]
+
+    @pytest.mark.parametrize(
+        "names",
+        [["nobody"], ["bob"], ["eve", "eve"], ["alice"], ["a b"], [""], [1], "eve", {"eve": 1}],
+    )
+    def test_6_2_additional_slaves_that_make_no_sense_are_refused(
+        self, alice: httpx.Client, names: Any
+    ) -> None:
+        body = {"additional_slave_SAE_IDs": names}
         refused(alice.post("/api/v1/keys/bob/enc_keys", json=body))
+
+    def test_6_2_the_same_keys_go_to_every_slave_that_is_named_once_each(
+        self, alice: httpx.Client, bob: httpx.Client, eve: httpx.Client, carol: httpx.Client
+    ) -> None:
+        """Annex B: at the first slave's KME (eve) and at the master's (carol)."""
+        body = {"number": 3, "additional_slave_SAE_IDs": ["eve", "carol"]}
+        given = enc(alice, body)
+        wanted = {"key_IDs": [{"key_ID": key["key_ID"]} for key in given]}
+        for slave in (eve, bob, carol):
+            drawn = slave.post("/api/v1/keys/alice/dec_keys", json=wanted)
+            assert drawn.status_code == 200
+            assert drawn.json()["keys"] == given
+        for slave in (bob, carol, eve):
+            again = refused(slave.post("/api/v1/keys/alice/dec_keys", json=wanted))
+            assert again["message"] == "one or more keys specified are not found on KME"
+
+    def test_6_2_a_slave_that_is_not_named_gets_401(
+        self, alice: httpx.Client, eve: httpx.Client, carol: httpx.Client
+    ) -> None:
+        for more, other in (([], eve), (["carol"], eve), (["eve"], carol)):
+            (key,) = enc(alice, {"additional_slave_SAE_IDs": more})
+            refusal = other.get(f"/api/v1/keys/alice/dec_keys?key_ID={key['key_ID']}")
+            assert refusal.status_code == (401 if other is eve else 400)
 
     @pytest.mark.parametrize(
         "query",

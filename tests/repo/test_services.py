@@ -77,6 +77,6 @@ def test_every_policy_is_put_into_the_image_that_loads_it() -> None:
     policies = [
         path for path in (ROOT / "services").glob("*/*.hcl") if path.name != "vault.hcl"
     ]  # fmt: skip
-    assert len(policies) == 5
+    assert len(policies) == 7
     for path in policies:
         assert str(path.relative_to(ROOT)) in recipe

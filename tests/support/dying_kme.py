@@ -47,7 +47,7 @@ class DyingStore:
             result = await method(*arguments, **named)
             if is_last:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self._is_armed |= name == "acknowledge_heartbeat"
+            self._is_armed |= name == "begin_heartbeat" and arguments[-1] is not None
             return result
 
         return call

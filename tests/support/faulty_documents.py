@@ -1,12 +1,17 @@
-"""Documents that fail at a chosen write, in each way that a network and a kill can make them."""
+"""Documents that fail at a chosen write, in each way that a network and a kill can make them.
 
-from collections.abc import Mapping
+To forget a document counts as a write.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
 
 from kme.errors import ConflictError, StoreUnavailableError
 from kme.store.vault.cell import DocumentStore
 from kme.vault.documents import Document
+
+_T = TypeVar("_T")
 
 
 class Fault(Enum):
@@ -50,7 +55,7 @@ class FaultyDocuments:
         self._documents = documents
         self._prefix = prefix
         self._at, self._fault, self.kills = at, fault, kills
-        self._late: tuple[str, Mapping[str, Any], int] | None = None
+        self._late: Callable[[], Awaitable[object]] | None = None
         self.n_writes = 0
         self.is_dead = False
 
@@ -63,7 +68,7 @@ class FaultyDocuments:
         late, self._late = self._late, None
         if late is not None:
             try:
-                await self._documents.write(*late)
+                await late()
             except ConflictError:
                 return
 
@@ -76,23 +81,26 @@ class FaultyDocuments:
         return await self._documents.names(self._prefix + path)
 
     async def forget(self, path: str) -> None:
-        self._check()
-        await self._documents.forget(self._prefix + path)
+        await self._change(lambda: self._documents.forget(self._prefix + path))
 
     async def write(self, path: str, data: Mapping[str, Any], version: int) -> int:
+        told = dict(data)
+        return await self._change(lambda: self._documents.write(self._prefix + path, told, version))
+
+    async def _change(self, act: Callable[[], Awaitable[_T]]) -> _T:
         self._check()
         number = self.n_writes
         self.n_writes += 1
         if number != self._at:
             if self._fault is Fault.LATE:
                 await self.land()
-            return await self._documents.write(self._prefix + path, data, version)
+            return await act()
         if self.kills:
             self.is_dead = True
         if self._fault is Fault.UNHEARD:
-            await self._documents.write(self._prefix + path, data, version)
+            await act()
         elif self._fault is not Fault.LOST:
-            self._late = self._prefix + path, dict(data), version
+            self._late = act
         raise StoreUnavailableError("a fault")
 
     def _check(self) -> None:

@@ -35,6 +35,8 @@ POLICIES: Final = {
     "metrics": "metrics/policy.hcl",
     "inspect": "operator/inspect.hcl",
     "admin": "operator/admin.hcl",
+    "backup": "operator/backup.hcl",
+    "restore": "operator/restore.hcl",
 }
 SERVICES: Final = (
     "unsealer",
@@ -166,6 +168,7 @@ class FreshVault:
         address, places = self.address, self.places
         return {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY / "src"),
             "KME_ID": "kme-1",
             "KME_HOST": "kme-1.example.org",
             "KME_VAULT__URL": address.url,

@@ -20,10 +20,16 @@ class Hop:
         Where the other server is.
     context
         TLS as the proxy's own client certificate has it.
+
+    Attributes
+    ----------
+    n_lost
+        How many requests were passed on of which no answer came.
     """
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
         self._url = url
+        self.n_lost = 0
         self._client = httpx.AsyncClient(verify=context, trust_env=False, timeout=20)
 
     async def __call__(
@@ -48,7 +54,8 @@ class Hop:
                 headers=[*headers, (_HEADER, base64.b64encode(der))],
             )
             status, headers, body = answer.status_code, answer.headers.raw, answer.content
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            self.n_lost += not isinstance(error, httpx.ConnectError)
             status, headers, body = 502, [], b""
         kept = [(name, value) for name, value in headers if name.lower() not in _DROPPED]
         kept.append((b"content-length", str(len(body)).encode()))

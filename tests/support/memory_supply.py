@@ -73,13 +73,24 @@ class MemorySupply:
     def __init__(self, link: MemoryLink, local: KmeId) -> None:
         self._link = link
         self._local = local
+        self.more_slaves: tuple[SaeId, ...] = ()
 
-    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
+    async def new_keys(
+        self,
+        master: SaeId,
+        slave: SaeId,
+        n_keys: int,
+        n_bytes: int,
+        more_slaves: Sequence[SaeId] = (),
+    ) -> list[Key]:
         self._check_homes(master, slave)
+        for sae in more_slaves:
+            self._link.home_of(sae)
         if not self._link.is_alive:
             raise PeerUnavailableError("the other KME was not heard")
         if n_keys * granules_of_bytes(n_bytes) > self._link.n_granules:
             raise OutOfKeysError("too few keys are in stock")
+        self.more_slaves = tuple(more_slaves)
         return [self._link.cut(master, slave, n_bytes) for _ in range(n_keys)]
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fresh_vault import REPOSITORY, FreshVault
+from kme.bootstrap.roles import LOGINS
 from kme.ids import KmeId
 from kme.vault.documents import Documents
 from kme.vault.session import VaultAccess, VaultSession
@@ -40,8 +41,8 @@ class OperatorSite:
         """Traefik's folder."""
         return self.vault.places.out / "traefik"
 
-    def run(self, *arguments: str, given: str = "", **changes: str) -> tuple[int, str, str]:
-        """Run a command; return its exit code and what it wrote to either stream."""
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Return the program's settings, some of them changed, as it finds them."""
         address = self.vault.address_of("operator")
         settings = {
             "ID": HERE,
@@ -59,13 +60,17 @@ class OperatorSite:
             "ISSUED": str(self.issued),
             "PEERS_CA": str(self.traefik / "peers-ca.pem"),
         }
+        return {f"KME_{name}": value for name, value in (settings | changes).items()}
+
+    def run(self, *arguments: str, given: str = "", **changes: str) -> tuple[int, str, str]:
+        """Run a command; return its exit code and what it wrote to either stream."""
         done = subprocess.run(
             [sys.executable, REPOSITORY / "services/operator/operator.py", *arguments],
             env={
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(REPOSITORY / "src"),
                 "PYTHONSAFEPATH": "1",
-                **{f"KME_{name}": value for name, value in (settings | changes).items()},
+                **self.environment(**changes),
             },
             input=given,
             capture_output=True,
@@ -95,7 +100,7 @@ class OperatorSite:
 
     def as_service(self, role: str, work: Callable[[Documents], Awaitable[_T]]) -> _T:
         """Do something in Vault as one of the services."""
-        address = self.vault.address_of("operator" if role in {"inspect", "admin"} else role)
+        address = self.vault.address_of(LOGINS[role])
         access = VaultAccess(address.url, address.ca, address.credential, role)
 
         async def main() -> _T:

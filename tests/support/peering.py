@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kme.errors import KmeError
-from kme.ids import KmeId
+from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.ports import (
     BlockTag,
     Comparison,
@@ -16,6 +16,9 @@ from kme.pairing.ports import (
     HeartbeatAnswer,
     HeartbeatOutcome,
     PairStock,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
 )
 from kme.pki.authority import Authority, Leaf, TlsRole, Validity
 from kme.pki.bundle import Credential, CredentialFiles, write_certificates, write_credential
@@ -43,6 +46,14 @@ class RecordingHandler:
     async def on_propose(self, peer: KmeId, proposal: Proposal) -> Verdict:
         self._note(peer, proposal)
         return Verdict.UNEQUAL
+
+    async def on_ask_restore(self, peer: KmeId, incarnation: str) -> RestoreChallenge:
+        self._note(peer, incarnation)
+        return RestoreChallenge("d" * 32, is_restoring=True)
+
+    async def on_agree_restore(self, peer: KmeId, terms: RestoreTerms) -> RestoreConsent:
+        self._note(peer, terms)
+        return RestoreConsent(terms.highest + 2, "e" * 32, {SourceId("link"): Epoch(77)})
 
     def _note(self, peer: KmeId, what: object) -> None:
         self.calls.append((peer, what))

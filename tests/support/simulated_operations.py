@@ -1,6 +1,7 @@
 """simulated_operations - what operators ask of two KMEs in one event loop, over links that lose."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 from kme.ids import KmeId, SaeId
@@ -58,6 +59,7 @@ class OperatedPair:
         self.pair = pair
         self.faults = faults or LinkFaults()
         self.listeners = {kme.local: Listener() for kme in pair.both}
+        self.heeded: list[tuple[KmeId, int, int]] = []
         self.links: dict[KmeId, LossyOperatorLink] = {}
         self._operations = {kme.local: self._operate(kme) for kme in pair.both}
 
@@ -68,6 +70,11 @@ class OperatedPair:
     @property
     def bob(self) -> Operations:
         return self._operations[self.pair.bob.local]
+
+    async def _look_at_floors(self, kme: SimulatedKme) -> None:
+        """Note which floors those find who cut keys, when they are told to look."""
+        record = await kme.store.pairing(kme.other.local)
+        self.heeded.append((kme.local, record.floor_allocate, record.floor_draw))
 
     def _operate(self, kme: SimulatedKme) -> Operations:
         other = kme.other.local
@@ -80,6 +87,11 @@ class OperatedPair:
         self.links[kme.local] = link
         store = CrashingStore(kme.store, kme.fuse, StoreFaults(self.pair.pause))
         ports = OperationPorts(
-            store, self.pair.clock, kme.pairing, kme.pairing, self.listeners[kme.local]
+            store,
+            self.pair.clock,
+            kme.pairing,
+            kme.pairing,
+            self.listeners[kme.local],
+            partial(self._look_at_floors, kme),
         )
         return Operations(kme.local, ports, {other: link})

@@ -4,16 +4,32 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kme.ids import Epoch, KmeId, SourceId
 from kme.pairing.pair import PairEnd, PeerConfig
 from kme.pairing.pairing import Pairing
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome, PeerHandler
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PeerHandler,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
+)
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
 from kme.store.ports import Store
-from kme.store.records import FinalKeyRef, Proposal, Settlement, SourceClass, Verdict
+from kme.store.records import (
+    Expiry,
+    FinalKeyRef,
+    Frontier,
+    Proposal,
+    Settlement,
+    SourceClass,
+    Verdict,
+)
 from simulation import (
     CrashingStore,
     Fuse,
@@ -30,6 +46,8 @@ BOB_KME = KmeId("kme-b")
 LINK = SourceId("link")
 OTHER_LINK = SourceId("other")
 SOURCES = {LINK: SourceClass.QKD, OTHER_LINK: SourceClass.RANDOM}
+LIFETIME_S = 4
+"""So short in simulations that what must not expire would."""
 
 
 def config_of(peer: KmeId) -> PeerConfig:
@@ -60,6 +78,13 @@ class ScriptedLink:
         self.heartbeats: list[Heartbeat] = []
         self.asked: list[FinalKeyRef] = []
         self.proposals: list[Proposal] = []
+        self.on_ask_restore: Callable[[str], RestoreChallenge] = lambda _: RestoreChallenge(
+            "c" * 32, is_restoring=False
+        )
+        self.on_agree_restore: Callable[[RestoreTerms], RestoreConsent] = lambda terms: (
+            RestoreConsent(terms.highest, None, {})
+        )
+        self.restores: list[str | RestoreTerms] = []
 
     async def heartbeat(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
         self.heartbeats.append(heartbeat)
@@ -74,13 +99,21 @@ class ScriptedLink:
         self.proposals.append(proposal)
         return self.on_propose(proposal)
 
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        self.restores.append(incarnation)
+        return self.on_ask_restore(incarnation)
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        self.restores.append(terms)
+        return self.on_agree_restore(terms)
+
 
 def accepted(_heartbeat: Heartbeat) -> HeartbeatAnswer:
     """Answer as a peer that has nothing yet."""
     return HeartbeatAnswer(HeartbeatOutcome.ACCEPTED, None, 0, 0)
 
 
-FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0)
+FIRST_HEARTBEAT = Heartbeat("f" * 32, None, None, 0, 0, Frontier())
 """What a peer sends that was never heard before."""
 
 
@@ -88,6 +121,7 @@ class Witness:
     """Sees every durable write of pairing at both KMEs, and fails when a rule is broken."""
 
     def __init__(self) -> None:
+        self.n_expiries = 0
         self.proposals: dict[int, Proposal] = {}
         self.verdicts: dict[int, Verdict] = {}
         self.digests: dict[int, bytes] = {}
@@ -136,6 +170,10 @@ class WatchedStore(MemoryStore):
         await super().raise_peer_settled(peer, number)
         self.witness.saw_peer_settled(self.kme, number)
 
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        await super().note_expiry(peer, expiry)
+        self.witness.n_expiries += 1
+
 
 @dataclass
 class Chances:
@@ -179,6 +217,7 @@ class SimulatedKme:
         self.n_starts = 0
         self.pairing: Pairing
         self.link: LossyLink
+        self.process_store: CrashingStore
 
     @property
     def other(self) -> "SimulatedKme":
@@ -219,9 +258,10 @@ class SimulatedKme:
         faults = StoreFaults(pair.pause, chances.unavailable, pair.rng)
         store = CrashingStore(self.store, self.fuse, faults)
         pair.store_faults.append(faults)
+        self.process_store = store
         ends = LinkEnds(self.local, self.other.handler, self.fuse)
         self.link = LossyLink(ends, chances.link, pair.clock, pair.rng)
-        config = config_of(self.other.local)
+        config = replace(config_of(self.other.local), lifetime_s=LIFETIME_S)
         self.pairing = Pairing(self.local, store, pair.clock, [(config, self.link)], pair.token)
 
     async def ingest(self, source: SourceId, epoch: int, *parts: bytes) -> None:

@@ -13,19 +13,29 @@ keeps what was written, and a new process starts from that with a new fuse.
 import asyncio
 import random
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kme.errors import KmeError, PairingError, PeerUnavailableError, StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerHandler
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    PeerHandler,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
+)
 from kme.secret import Secret
+from kme.store.grants import Grant, KeptGrant
 from kme.store.ports import Store
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -37,6 +47,7 @@ from kme.store.records import (
     Stock,
     Verdict,
 )
+from kme.store.restore import RestoreAgreement
 
 T = TypeVar("T")
 
@@ -91,8 +102,10 @@ class _JumpingSelector(selectors.SelectSelector):
         self._clock = clock
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout == 0:
+            return []  # there is something to run; whatever else is ready waits that long
         ready = super().select(0)
-        if ready or timeout == 0:
+        if ready:
             return ready
         if timeout is None:
             raise Stalled("every task waits and no timer runs")
@@ -266,19 +279,60 @@ class CrashingStore:
     async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
         await self._call(lambda: self.inner.draw(peer, ranges))
 
+    async def frontier(self, peer: KmeId) -> Frontier:
+        return await self._call(lambda: self.inner.frontier(peer))
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        return await self._call(lambda: self.inner.expiries(peer))
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        await self._call(lambda: self.inner.note_expiry(peer, expiry))
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        return await self._call(lambda: self.inner.expire(peer, now_unix_s))
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        await self._call(lambda: self.inner.keep_grants(peer, grants))
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        return await self._call(lambda: self.inner.grants(peer, key_ids))
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        await self._call(lambda: self.inner.take_grants(peer, slave, key_ids))
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        return await self._call(lambda: self.inner.purge_grants(now_unix_s, limit))
+
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.heartbeat(peer))
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
-        return await self._call(lambda: self.inner.begin_heartbeat(peer, nonce))
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        await self._call(lambda: self.inner.acknowledge_heartbeat(peer, nonce))
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
+        return await self._call(lambda: self.inner.begin_heartbeat(peer, nonce, accepted))
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None
     ) -> HeartbeatRecord:
         return await self._call(lambda: self.inner.accept_heartbeat(peer, nonce, acknowledged))
+
+    async def mark_restored(self, incarnation: str) -> None:
+        await self._call(lambda: self.inner.mark_restored(incarnation))
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        return await self._call(lambda: self.inner.restoring(peer))
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        return await self._call(lambda: self.inner.highest_epochs(peer))
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        await self._call(lambda: self.inner.agree_restore(peer, agreement))
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        return await self._call(lambda: self.inner.accept_restore(peer, nonce, highest))
+
+    async def retire(self, peer: KmeId) -> int:
+        return await self._call(lambda: self.inner.retire(peer))
 
     async def record_incident(self, incident: Incident) -> None:
         await self._call(lambda: self.inner.record_incident(incident))
@@ -379,6 +433,12 @@ class LossyLink:
 
     async def propose(self, proposal: Proposal) -> Verdict:
         return await self._call(lambda peer: peer.on_propose(self.ends.local, proposal))
+
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        return await self._call(lambda peer: peer.on_ask_restore(self.ends.local, incarnation))
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        return await self._call(lambda peer: peer.on_agree_restore(self.ends.local, terms))
 
     async def quiet(self) -> None:
         """Wait until nothing is under way; raise what no receiver may raise, if one did."""

@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from grant_links import DirectGrants
 from kme.clock import Clock
 from kme.errors import PeerUnavailableError, StoreUnavailableError
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
@@ -18,7 +19,10 @@ from kme.store.records import (
     SourceClass,
     Verdict,
 )
+from kme.supply.cache import BlockCache
 from kme.supply.directory import SaeDirectory
+from kme.supply.draw import DrawPorts
+from kme.supply.grantee import Grantee
 from kme.supply.supply import LinkSupply, SupplyLimits
 from simulation import VirtualClock
 
@@ -127,6 +131,7 @@ class BlockMaker:
     stores: Sequence[MemoryStore]
     rng: random.Random = field(default_factory=lambda: random.Random(1))
     number: int = 0
+    lifetime_s: int = 3600
 
     async def add(
         self,
@@ -143,7 +148,7 @@ class BlockMaker:
         self.number += 1
         key = self.rng.randbytes(n_bytes)
         entry = FinalKeyRef(SOURCE, Epoch(self.number))
-        proposal = Proposal(self.number, owner, (entry,), 3600, source_class, bytes(16))
+        proposal = Proposal(self.number, owner, (entry,), self.lifetime_s, source_class, bytes(16))
         for store in self.stores:
             peer = B if store.kme == A else A
             await store.settle(peer, Settlement(proposal, Verdict.EQUAL), Secret(key))
@@ -169,6 +174,11 @@ class SupplyPair:
         self.stores = {kme: MemoryStore(kme, self.scripts[kme]) for kme in (A, B)}
         self.liveness = {kme: SimulatedLiveness(self.scripts[kme].log) for kme in (A, B)}
         self.blocks = BlockMaker(tuple(self.stores.values()))
+        self.grantees = {kme: self._grantee(kme) for kme in (A, B)}
+        self.grant_links = {
+            A: DirectGrants(A, lambda: self.grantees[B]),
+            B: DirectGrants(B, lambda: self.grantees[A]),
+        }
         self._limits = limits or SupplyLimits()
         self.a = self.start(A, "worker-1")
         self.b = self.start(B, "worker-1")
@@ -182,7 +192,14 @@ class SupplyPair:
             self.clock,
             worker,
             self._limits,
+            links={B if kme == A else A: self.grant_links[kme]},
         )
+
+    def _grantee(self, kme: KmeId) -> Grantee:
+        """Return what takes the peer's grants."""
+        store = self.stores[kme]
+        ports = DrawPorts(directory_of(kme), store, BlockCache(store), self.clock)
+        return Grantee(ports, self.liveness[kme])
 
     async def open(self) -> None:
         """Open both supplies."""

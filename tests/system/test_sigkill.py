@@ -12,7 +12,7 @@ LEADER, FOLLOWER = KME_IDS
 
 WRITES = (
     "ingest", "open_proposal", "settle", "raise_peer_settled", "claim", "draw",
-    "begin_heartbeat", "acknowledge_heartbeat", "accept_heartbeat",
+    "begin_heartbeat", "accept_heartbeat",
 )  # fmt: skip
 READS = {LEADER: ("inbox", "final_keys"), FOLLOWER: ("held", "final_keys")}
 
@@ -53,7 +53,7 @@ async def _survive_all_steps(directory: Path, victim: KmeId) -> None:
         pair.check_no_byte_was_given_twice()
         for kme in KME_IDS:
             assert pair.stop(kme) == 0
-        assert await pair.check_blocks_are_equal() > 5
+        assert await pair.check_blocks_are_equal() > 3
 
 
 class TestLeader:

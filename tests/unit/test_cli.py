@@ -1,5 +1,6 @@
 """kme.cli: every command's error is one line on standard error, exit code 1, no traceback."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 import kme
 from kme.cli import main
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
-from kme.ids import Epoch, SourceId
+from kme.ids import Epoch, KmeId, SourceId
 from kme.pair import DEFAULT_SAES, PairPlan, lay_out
 from kme.secret import Secret
 from kme.store.records import SourceClass
+from kme.store.sqlite import SqliteStore, create_master_key
 
-COMMANDS = ("demo", "serve", "run", "check-config", "show-epoch", "status")
+COMMANDS = ("demo", "serve", "run", "backup", "restore", "check-config", "show-epoch", "status")
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,10 @@ def kme_exits(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
         ("demo --log-level debug", "--log-level debug: must be one of DEBUG, INFO, WARNING, ERROR"),
         ("demo --out /dev/null", "/dev/null: Not a directory"),
         ("run --config nowhere.toml", "nowhere.toml: cannot be read: No such file or directory"),
+        ("backup --config nowhere.toml --out x", "nowhere.toml: cannot be read: No such file"),
+        ("restore --config nowhere.toml --in-place", "nowhere.toml: cannot be read: No such file"),
+        ("restore --config nowhere.toml", "give either --from FILE or --in-place"),
+        ("restore --config x --from y --in-place", "give either --from FILE or --in-place"),
         ("run --config .", ".: cannot be read: Is a directory"),
         ("check-config", "name a configuration file, or give --describe"),
         ("check-config nowhere.toml", "nowhere.toml: cannot be read: No such file or directory"),
@@ -184,6 +190,37 @@ def test_a_good_configuration_is_said_to_be_good(
     assert said.startswith(f"kme: {config}: sae_interface.port: ")
     assert "sae_interface.prot: Extra inputs are not permitted" in said
     assert said.count("\n") == 1
+
+
+def test_a_store_is_copied_and_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = PairPlan(
+        tmp_path / "pair",
+        (1, 2, 3, 4),
+        DEFAULT_SAES,
+        SourceId("random"),
+        SourceClass.RANDOM,
+    )
+    place = lay_out(plan).kmes[0]
+    path, copy = place.folder / "store.db", tmp_path / "copy.db"
+    master_key = create_master_key(place.folder / "master.key")
+
+    async def mark() -> str | None:
+        store = await SqliteStore.open(place.id, path, master_key)
+        marked = await store.restoring(KmeId("kme-b"))
+        await store.close()
+        return marked
+
+    assert asyncio.run(mark()) is None
+    assert kme_exits(monkeypatch, "backup", "--config", place.config, "--out", copy) == 0
+    assert "the store of KME kme-a" in capsys.readouterr().out
+    assert kme_exits(monkeypatch, "restore", "--config", place.config, "--from", copy) == 0
+    assert f"restored from {copy}" in capsys.readouterr().out
+    first = asyncio.run(mark())
+    assert kme_exits(monkeypatch, "restore", "--config", place.config, "--in-place") == 0
+    assert "marked as an older copy" in capsys.readouterr().out
+    assert asyncio.run(mark()) not in {None, first}
 
 
 def test_every_setting_is_explained(

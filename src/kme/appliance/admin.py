@@ -48,7 +48,7 @@ class CompareQuestion(_Question):
 
 
 class ClearQuestion(_Question):
-    """With whom to drop all keys; the peer's name stands there twice, so that no slip does it."""
+    """Whose keys to drop or burn; the peer's name stands there twice, so that no slip does it."""
 
     peer: Annotated[str, Field(max_length=63)]
     confirmed: Annotated[str, Field(max_length=63)]
@@ -72,7 +72,7 @@ def create_admin_app(
     reload
         Reads the registry, the connected KMEs and revocations anew.
     after_clear
-        Makes this process heed the floors that a clearing raised.
+        Makes this process heed the floors that were raised.
     """
     app = FastAPI(
         openapi_url=None,
@@ -111,13 +111,22 @@ def create_admin_app(
     @app.post(f"{PREFIX}/clear")
     async def clear(question: ClearQuestion) -> Response:
         """Drop all keys of one pair at both ends."""
-        if question.confirmed != question.peer:
-            raise InputError("to clear, confirm by the name of the same peer")
+        _require_confirmed(question)
         try:
             highest = await operations.clear(KmeId(question.peer))
         finally:
             await after_clear()
         return JSONResponse({"cleared_up_to": highest})
+
+    @app.post(f"{PREFIX}/retire")
+    async def retire(question: ClearQuestion) -> Response:
+        """Burn here all keys shared with a peer that is gone for good."""
+        _require_confirmed(question)
+        try:
+            highest = await operations.retire(KmeId(question.peer))
+        finally:
+            await after_clear()
+        return JSONResponse({"burnt_up_to": highest})
 
     @app.post(f"{PREFIX}/reload")
     async def do_reload() -> Response:
@@ -126,6 +135,11 @@ def create_admin_app(
         return JSONResponse({"reloaded": True})
 
     return app
+
+
+def _require_confirmed(question: ClearQuestion) -> None:
+    if question.confirmed != question.peer:
+        raise InputError("confirm by the name of the same peer")
 
 
 async def _peer_state(operations: Operations, peer: KmeId) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hvac.exceptions import InvalidPath
 from kme.bootstrap.steps import Step
 from kme.errors import InputError
 
-ROLES: Final = ("watcher", "rest", "inspect", "admin", "metrics")
+ROLES: Final = ("watcher", "rest", "inspect", "admin", "backup", "restore", "metrics")
 """Who logs in to Vault; each has a policy of its own name."""
 
 _MAX_POLICY_BYTES: Final = 1 << 16

@@ -25,6 +25,8 @@ LOGINS: Final = {
     "rest": "rest",
     "inspect": "operator",
     "admin": "operator",
+    "backup": "operator",
+    "restore": "operator",
     "metrics": "metrics",
 }
 """For each login role of Vault the service whose certificate may use it."""

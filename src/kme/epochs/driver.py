@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from kme.epochs.finalkey import GIVEN_PREFIX
+
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,8 +40,12 @@ def stop_asked(*, stops_with_input: bool) -> Iterator[threading.Event]:
 
 
 def most_waiting(folders: Iterable[Path]) -> int:
-    """Return how many final key files wait in the fullest of these folders."""
-    return max(sum(1 for _ in folder.glob("????????")) for folder in folders)
+    """Return how many final key files wait in the fullest of these folders.
+
+    Those count, too, that a store was given and that lie there still.
+    """
+    patterns = "????????", f"{GIVEN_PREFIX}????????"
+    return max(sum(1 for pattern in patterns for _ in folder.glob(pattern)) for folder in folders)
 
 
 def when_input_ends(act: Callable[[], object]) -> None:

@@ -21,6 +21,10 @@ MAX_KEY_BYTES: Final = 1 << 23
 MAX_EPOCHS: Final = 1 << Epoch.LOCAL_BITS
 """A local epoch's number repeats after so many; no key spans more."""
 
+GIVEN_PREFIX: Final = ".given-"
+"""So begins a file's name from before a store is given its key until it is certain that the
+store refused it, or the file is removed."""
+
 _HEADER: Final = struct.Struct("<4I")
 _WORD_BYTES: Final = 4
 _MAX_FILE_BYTES: Final = _HEADER.size + MAX_KEY_BYTES
@@ -126,8 +130,15 @@ def write_final_key(directory: Path, final: FinalKeyFile) -> Path:
     return path
 
 
-def read_final_key(path: Path) -> FinalKeyFile:
+def read_final_key(path: Path, name: str | None = None) -> FinalKeyFile:
     """Read a type-7 file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What it is to be called after its start epoch, if it isn't just now.
 
     Raises
     ------
@@ -139,7 +150,8 @@ def read_final_key(path: Path) -> FinalKeyFile:
         good.
     """
     try:
-        return FinalKeyFile.unpack(_read_regular_file(path), path)
+        data = _read_regular_file(path)
+        return FinalKeyFile.unpack(data, path if name is None else path.with_name(name))
     except OSError as error:
         if error.errno in _OUT_OF_RESOURCES:
             raise UnavailableError(f"{path}: cannot be read now: {error.strerror}") from error

@@ -132,7 +132,9 @@ class _Methods:
         )
 
     async def _new_keys(self, master: SaeId, slave: SaeId, wish: Wish) -> Response:
-        keys = await self._supply.new_keys(master, slave, wish.n_keys, wish.n_bytes)
+        keys = await self._supply.new_keys(
+            master, slave, wish.n_keys, wish.n_bytes, wish.more_slaves
+        )
         if len(keys) != wish.n_keys or any(len(key.key) != wish.n_bytes for key in keys):
             raise IntegrityError("the supply cut other keys than it was asked for")
         return _answer(container_of(keys))
@@ -164,7 +166,7 @@ def status_of(stock: SupplyStock, offer: Offer, master: SaeId, slave: SaeId) -> 
         max_key_per_request=offer.max_keys_per_request,
         max_key_size=max(largest_bits, offer.key_size_bits),
         min_key_size=offer.min_key_size_bits,
-        max_sae_id_count=0,
+        max_sae_id_count=offer.max_more_slaves,
         status_extension={SOURCE_MEMBER: _source_of(stock)},
     )
 

@@ -136,9 +136,13 @@ class Sae014Client:
         return await self._ask("GET", slave, "status", Status)
 
     async def enc_keys(
-        self, slave: SaeId, number: int = 1, size_bits: int | None = None
+        self,
+        slave: SaeId,
+        number: int = 1,
+        size_bits: int | None = None,
+        more_slaves: Sequence[SaeId] = (),
     ) -> list[DeliveredKey]:
-        """Get fresh keys to share with a slave SAE.
+        """Get fresh keys to share with a slave SAE, and with more of them.
 
         Raises
         ------
@@ -147,7 +151,11 @@ class Sae014Client:
         IntegrityError
             If the KME answers with other than `number` keys.
         """
-        request = KeyRequest(number=number, size=size_bits)
+        request = KeyRequest(
+            number=number,
+            size=size_bits,
+            additional_slave_sae_ids=[str(sae) for sae in more_slaves] or None,
+        )
         container = await self._ask("POST", slave, "enc_keys", KeyContainer, request)
         if len(container.keys) != number:
             raise IntegrityError(f"the KME sent {len(container.keys)} keys instead of {number}")

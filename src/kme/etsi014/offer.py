@@ -5,6 +5,7 @@ from typing import Final
 
 from kme.errors import SettingsError
 from kme.ids import KeyId, KmeId
+from kme.supply.grants import MAX_SLAVES
 from kme.units import BITS_PER_BYTE
 
 _MAX_COUNT: Final = 2**31 - 1
@@ -27,6 +28,8 @@ class Offer:
         How many keys one request may be about.
     max_key_count
         Upper bound of the number of stored keys that is ever told.
+    max_more_slaves
+        How many additional slave SAEs a request may name; 0 for none.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Offer:
     max_key_size_bits: int = KeyId.MAX_BYTES * BITS_PER_BYTE
     max_keys_per_request: int = 128
     max_key_count: int = 1_000_000
+    max_more_slaves: int = 8
 
     def __post_init__(self) -> None:
         sizes = (self.min_key_size_bits, self.key_size_bits, self.max_key_size_bits)
@@ -54,4 +58,9 @@ class Offer:
             raise SettingsError(
                 f"1 <= keys per request ({self.max_keys_per_request}) <= key count "
                 f"({self.max_key_count}) <= {_MAX_COUNT} must hold"
+            )
+        if not 0 <= self.max_more_slaves <= MAX_SLAVES:
+            raise SettingsError(
+                f"0 to {MAX_SLAVES} additional slave SAEs can be offered,"
+                f" not {self.max_more_slaves}"
             )

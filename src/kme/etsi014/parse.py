@@ -33,10 +33,11 @@ class Query(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What enc_keys is asked for: so many keys of so many bytes each."""
+    """What enc_keys is asked for: so many keys of so many bytes each, for more slaves too."""
 
     n_keys: int
     n_bytes: int
+    more_slaves: tuple[SaeId, ...] = ()
 
 
 def sae_of_path(raw_path: bytes) -> SaeId | None:
@@ -98,11 +99,16 @@ def wish_of(request: KeyRequest, offer: Offer) -> Wish:
     RequestError
         If it asks for more, or for what is not supported. Texts are the
         standard's where it prescribes them.
+    IdentifierError
+        If an additional slave has no SAE id.
     """
     if request.extension_mandatory:
         raise RequestFieldError(EXTENSIONS_UNSUPPORTED, _unsupported(request.extension_mandatory))
-    if request.additional_slave_sae_ids:
-        raise RequestError("additional_slave_SAE_IDs are not supported: max_SAE_ID_count is 0")
+    more_slaves = request.additional_slave_sae_ids or []
+    if len(more_slaves) > offer.max_more_slaves:
+        raise RequestError(
+            f"too many additional_slave_SAE_IDs: max_SAE_ID_count is {offer.max_more_slaves}"
+        )
     n_keys = 1 if request.number is None else request.number
     if not 1 <= n_keys <= offer.max_keys_per_request:
         raise RequestError(f"number must be in 1..{offer.max_keys_per_request}")
@@ -112,7 +118,7 @@ def wish_of(request: KeyRequest, offer: Offer) -> Wish:
         raise RequestError(
             f"size must be in {offer.min_key_size_bits}..{offer.max_key_size_bits} bits"
         )
-    return Wish(n_keys, n_bytes)
+    return Wish(n_keys, n_bytes, tuple(SaeId(name) for name in more_slaves))
 
 
 def key_ids_of_query(query: Query) -> list[KeyId]:

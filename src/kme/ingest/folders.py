@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from kme.clock import Clock
+from kme.epochs.finalkey import GIVEN_PREFIX
 from kme.errors import IdentifierError, InputError
 from kme.ids import Epoch, KmeId, SourceId
 
@@ -44,7 +45,10 @@ def make_shared(root: Path, peer: KmeId, source: SourceId) -> Path:
 
 
 def epoch_names(directory: Path) -> set[str]:
-    """Return the names in a folder that are epochs and no sub-folders.
+    """Return the epochs that are names in a folder, but not of sub-folders.
+
+    A file that a store was given, and that lies there still, counts under its
+    epoch, whatever else lies there (`kme.ingest.given`).
 
     Raises
     ------
@@ -54,8 +58,9 @@ def epoch_names(directory: Path) -> set[str]:
     names = set()
     with os.scandir(directory) as entries:
         for _, entry in zip(range(MAX_NAMES), entries, strict=False):
-            if _is_epoch(entry.name) and not entry.is_dir(follow_symlinks=False):
-                names.add(entry.name)
+            name = entry.name.removeprefix(GIVEN_PREFIX)
+            if _is_epoch(name) and not entry.is_dir(follow_symlinks=False):
+                names.add(name)
     return names
 
 

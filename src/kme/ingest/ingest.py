@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,10 +11,12 @@ from typing import Final
 
 from kme.clock import Clock
 from kme.epochs.finalkey import FinalKeyFile, read_final_key
-from kme.errors import EpochFileError, UnavailableError
+from kme.errors import EpochFileError, InputError
 from kme.files import set_aside, sync_directory
 from kme.ids import Epoch, KmeId, SourceId
 from kme.ingest.folders import universal
+from kme.ingest.given import given_name, hand_out, is_there, take_back, taken_by_one
+from kme.ingest.room import MAX_WAITING_KEYS, InboxRoom
 from kme.secret import Secret
 from kme.store.ports import InboxStore
 from kme.store.records import PART_BYTES
@@ -26,12 +26,6 @@ _logger = logging.getLogger(__name__)
 
 UNFINISHED_S: Final = 2.0
 """A bad file that was written to within so many seconds may not be finished yet."""
-
-_MAX_UNSURE: Final = 10_000
-
-_GIVEN: Final = ".given-"
-"""So begins a file's name while the store is given its key: what is found so at a start,
-a killed process left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,10 @@ class Outcome(StrEnum):
     STUCK = "stuck"
 
 
+_IN_THE_WAY: Final = {Outcome.STUCK, Outcome.UNFINISHED}
+"""A file of which this is said still has its name."""
+
+
 @dataclass(slots=True)
 class IngestCounts:
     """What was taken in since the process started.
@@ -95,7 +93,8 @@ class Ingest:
     """Takes final key files into the inbox and removes them.
 
     A file is removed only after the store has its key durably. A crash
-    between the two leaves a file whose epoch the store refuses from then on.
+    between the two leaves a file whose epoch the store refuses from then on,
+    and whose name says that this is no wonder.
 
     Parameters
     ----------
@@ -103,20 +102,31 @@ class Ingest:
         Where final keys wait to be paired.
     clock
         Tells which universal epoch a local one stands for.
+    max_waiting
+        So many parts of final keys of one source may wait to be paired.
     """
 
-    def __init__(self, store: InboxStore, clock: Clock) -> None:
+    def __init__(
+        self, store: InboxStore, clock: Clock, max_waiting: int = MAX_WAITING_KEYS
+    ) -> None:
         self.counts = IngestCounts()
         self._store = store
+        self._room = InboxRoom(store, clock, max_waiting)
         self._clock = clock
-        self._unsure = _Unsure()
 
     async def take(self, feed: Feed, path: Path) -> Outcome:
         """Take one file in, exactly once, or set it aside.
 
-        A file of an epoch that came in before is set aside, not removed: its
-        bytes may be others than those that came in. It is removed if just
-        these bytes were given to the store before and no answer was heard.
+        From before the store is given its key until it is removed a file is
+        called `given_name`; its own name comes back only if the store has
+        certainly refused it. A file that is found so is taken as `path`, and
+        before the one that is called `path` by now. If the store says of it
+        that its epoch came in before, the answer to an earlier try was lost:
+        it is removed.
+
+        Of a file that wasn't given before, the same answer means that it is a
+        second one of its epoch. It is set aside, not removed: its bytes may be
+        others than those that came in.
 
         Parameters
         ----------
@@ -127,89 +137,89 @@ class Ingest:
 
         Raises
         ------
+        InboxFullError
+            If too many final keys of the source wait to be paired; the file stays.
         UnavailableError
             If the store or the machine refuses for now; the file stays.
         """
-        try:
-            final = await asyncio.to_thread(read_final_key, path)
-        except EpochFileError as error:
-            return await self._refuse(path, error)
-        parts = split(final)
-        if not parts:
-            _logger.info("empty final key removed", extra={"path": str(path)})
-            self.counts.n_empty += 1
-            return await self._remove(path, path, Outcome.EMPTY)
-        try:
-            return await self._offer(feed, path, final, parts)
-        finally:
-            for secret in (final.key, *parts):
-                secret.wipe()
+        given = given_name(path)
+        if await asyncio.to_thread(is_there, given):
+            outcome = await self._take(feed, path, given)
+            if outcome in _IN_THE_WAY or not await asyncio.to_thread(is_there, path):
+                return outcome
+        return await self._take(feed, path, path)
+
+    async def _take(self, feed: Feed, path: Path, found: Path) -> Outcome:
+        """Take in the file that is called `path`, or should be and was found under another name."""
+        with taken_by_one(found) as is_ours:
+            if not is_ours:
+                return Outcome.UNFINISHED
+            try:
+                final = await asyncio.to_thread(read_final_key, found, path.name)
+            except EpochFileError as error:
+                return await self._refuse(path, found, error)
+            parts = split(final)
+            try:
+                if parts:
+                    return await self._offer(feed, path, found, final, parts)
+                _logger.info("empty final key removed", extra={"path": str(found)})
+                self.counts.n_empty += 1
+                return await self._remove(found, Outcome.EMPTY)
+            finally:
+                for secret in (final.key, *parts):
+                    secret.wipe()
 
     async def _offer(
-        self, feed: Feed, path: Path, final: FinalKeyFile, parts: Sequence[Secret]
+        self, feed: Feed, path: Path, found: Path, final: FinalKeyFile, parts: Sequence[Secret]
     ) -> Outcome:
         """Give a final key to the store, and do with its file what follows from the answer."""
-        epoch, mark = self.universal(final.start_epoch), self._unsure.mark(final.key)
-        try:
-            given = await asyncio.to_thread(_hand_out, path)
-        except FileNotFoundError:
-            return Outcome.GONE
+        epoch = self.universal(final.start_epoch)
+        await self._room.require(feed.peer, feed.source, len(parts))
+        given, was_given = found, found != path
+        if not was_given:
+            try:
+                given = await asyncio.to_thread(hand_out, path)
+            except FileNotFoundError:
+                return Outcome.GONE
+            except OSError as error:
+                return self._stuck(path, error)
         try:
             is_new = await self._store.ingest(feed.peer, feed.source, epoch, parts)
-        except BaseException as error:
-            if isinstance(error, UnavailableError):
-                self._unsure.add(path, mark)
-            _take_back(given, path)
+        except InputError:
+            if not was_given:
+                take_back(given, path)  # any other error may hide that the key was stored
             raise
-        if not (self._unsure.take(path, mark) or is_new):
-            _take_back(given, path)
+        if not (is_new or was_given):
             _logger.warning(
                 "epoch came in before; its file is set aside, the bytes may differ",
                 extra={"path": str(path), "epoch": str(epoch), "source": feed.source},
             )
             self.counts.n_duplicates += 1
-            return await self._set_aside(path, Outcome.DUPLICATE)
+            return await self._set_aside(path, take_back(given, path), Outcome.DUPLICATE)
         self.counts.n_ingested += 1
         self.counts.n_bytes += sum(len(part) for part in parts)
         _logger.debug("final key taken in", extra={"epoch": str(epoch), "source": feed.source})
-        return await self._remove(path, given, Outcome.INGESTED)
-
-    def recover(self, feed: Feed) -> None:
-        """Take up the files that an earlier process was killed with, before any is taken in.
-
-        The store may have their keys already; then they are removed in the end.
-
-        Parameters
-        ----------
-        feed
-            The folder; one that cannot be read is left alone.
-        """
-        with contextlib.suppress(OSError):
-            for given in feed.directory.glob(f"{_GIVEN}????????"):
-                path = given.with_name(given.name.removeprefix(_GIVEN))
-                _take_back(given, path)
-                with contextlib.suppress(EpochFileError):
-                    self._unsure.add(path, self._unsure.mark(read_final_key(path).key))
+        return await self._remove(given, Outcome.INGESTED)
 
     def universal(self, epoch: Epoch) -> Epoch:
         """Return the universal epoch nearest to now that a file's epoch stands for."""
         return universal(epoch, self._clock)
 
-    async def _refuse(self, path: Path, error: EpochFileError) -> Outcome:
+    async def _refuse(self, path: Path, found: Path, error: EpochFileError) -> Outcome:
         if isinstance(error.__cause__, FileNotFoundError):
             return Outcome.GONE
-        if await asyncio.to_thread(self._is_unfinished, path):
+        if await asyncio.to_thread(self._is_unfinished, found):
             return Outcome.UNFINISHED
         _logger.warning(
             "bad epoch file is set aside",
             extra={
-                "path": str(path),
+                "path": str(found),
                 "offset_bytes": error.offset_bytes,
                 "reason": error.message,
             },
         )
         self.counts.n_bad += 1
-        return await self._set_aside(path, Outcome.BAD)
+        return await self._set_aside(path, found, Outcome.BAD)
 
     def _is_unfinished(self, path: Path) -> bool:
         """Return whether a file may still be being written by a program that doesn't rename."""
@@ -219,21 +229,20 @@ class Ingest:
             return False
         return -1.0 < age_s < UNFINISHED_S
 
-    async def _remove(self, path: Path, given: Path, outcome: Outcome) -> Outcome:
+    async def _remove(self, found: Path, outcome: Outcome) -> Outcome:
         try:
-            await asyncio.to_thread(_unlink, given)
+            await asyncio.to_thread(_unlink, found)
         except OSError as error:
-            _take_back(given, path)
-            return self._stuck(path, error)
+            return self._stuck(found, error)
         return outcome
 
-    async def _set_aside(self, path: Path, outcome: Outcome) -> Outcome:
+    async def _set_aside(self, path: Path, found: Path, outcome: Outcome) -> Outcome:
         try:
-            await asyncio.to_thread(set_aside, path)
+            await asyncio.to_thread(set_aside, found, path.name)
         except FileNotFoundError:
             return Outcome.GONE
         except OSError as error:
-            return self._stuck(path, error)
+            return self._stuck(found, error)
         return outcome
 
     def _stuck(self, path: Path, error: OSError) -> Outcome:
@@ -245,31 +254,6 @@ class Ingest:
         return Outcome.STUCK
 
 
-class _Unsure:
-    """Files whose final key may be in the store already: it did not answer when it was given it.
-
-    A file is known by its path and a digest of its key under a key of this process.
-    """
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-        self._marks: dict[Path, bytes] = {}
-
-    def mark(self, key: Secret) -> bytes:
-        """Return the digest of a final key."""
-        return hashlib.blake2b(key.reveal(), key=self._key, digest_size=16).digest()
-
-    def add(self, path: Path, mark: bytes) -> None:
-        """Remember a file; the oldest one is forgotten if there are too many."""
-        self._marks[path] = mark
-        if len(self._marks) > _MAX_UNSURE:
-            del self._marks[next(iter(self._marks))]
-
-    def take(self, path: Path, mark: bytes) -> bool:
-        """Forget a file, and return whether it was just this one."""
-        return self._marks.pop(path, None) == mark
-
-
 def split(final: FinalKeyFile) -> list[Secret]:
     """Return the whole bytes of a final key, in parts that the inbox takes.
 
@@ -277,24 +261,6 @@ def split(final: FinalKeyFile) -> list[Secret]:
     """
     whole = final.key[: final.n_bits // BITS_PER_BYTE]
     return [whole[begin : begin + PART_BYTES] for begin in range(0, len(whole), PART_BYTES)]
-
-
-def _hand_out(path: Path) -> Path:
-    """Rename a file that the store is about to be given, and return what it is called now."""
-    given = path.with_name(f"{_GIVEN}{path.name}")
-    try:
-        return path.rename(given)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return path  # nor will it be possible to remove it, which is said then
-
-
-def _take_back(given: Path, path: Path) -> None:
-    """Give a file its name back, unless another one has it."""
-    with contextlib.suppress(OSError):
-        if given != path and not path.exists():
-            given.rename(path)
 
 
 def _unlink(path: Path) -> None:

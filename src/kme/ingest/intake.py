@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from kme.clock import pause
-from kme.errors import UnavailableError
+from kme.errors import InboxFullError, UnavailableError
 from kme.ids import Epoch
 from kme.ingest.ingest import UNFINISHED_S, Feed, Ingest, Outcome
 
@@ -58,7 +58,8 @@ class Intake:
 
     A file stands in the queue once, however often it is announced. While the
     store is away files stay where they are, and one of them is tried again,
-    more and more seldom, until it succeeds.
+    more and more seldom, until it succeeds. Files of a source whose inbox is
+    full leave the queue, so that those of others go on.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ class Intake:
         self._queue: list[_File] = []
         self._waiting: set[Path] = set()
         self._working: dict[Path, bool] = {}
+        self._full: set[Feed] = set()
+        self._told_full: set[Feed] = set()
         self._back_off_s = 0.0
         self._paused_until_s = 0.0
         self._changed = asyncio.Event()
@@ -93,9 +96,14 @@ class Intake:
         """Whether there is nothing to do."""
         return not (self._waiting or self._working)
 
-    async def recover(self, feed: Feed) -> None:
-        """Take up what an earlier process was killed with, before anything is announced."""
-        await asyncio.to_thread(self._ingest.recover, feed)
+    def take_full(self) -> bool:
+        """Return whether files were left because an inbox was full, since this was last asked.
+
+        Then all that lies in the folders is to be announced again, later.
+        """
+        was_full = bool(self._full)
+        self._full.clear()
+        return was_full
 
     async def announce(self, feed: Feed, epoch: Epoch) -> None:
         """Put a file into the queue, as soon as there is room.
@@ -162,6 +170,9 @@ class Intake:
         """Take one file in; return after how long to try it again, None if it is done with."""
         try:
             outcome = await self._ingest.take(file.feed, file.path)
+        except InboxFullError as error:
+            self._leave(file.feed, error)
+            return None
         except UnavailableError as error:
             self._begin_outage(error)
             return 0.0
@@ -172,7 +183,21 @@ class Intake:
         if outcome in _FROM_STORE and self._back_off_s:
             _logger.info("the store is back; taking in goes on")
             self._back_off_s = self._paused_until_s = 0.0
+        if outcome is Outcome.INGESTED:
+            self._told_full.discard(file.feed)
         return UNFINISHED_S if outcome is Outcome.UNFINISHED else None
+
+    def _leave(self, feed: Feed, error: InboxFullError) -> None:
+        """Forget the files of a source that wait; they lie in their folder."""
+        if feed not in self._told_full:
+            _logger.warning("taking in pauses", extra={"reason": error.message})
+        self._told_full.add(feed)
+        self._full.add(feed)
+        kept = [file for file in self._queue if file.feed != feed]
+        self._waiting -= {file.path for file in self._queue if file.feed == feed}
+        heapq.heapify(kept)
+        self._queue = kept
+        self._has_room.set()
 
     def _begin_outage(self, error: UnavailableError) -> None:
         loop = asyncio.get_running_loop()

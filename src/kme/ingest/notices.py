@@ -54,7 +54,7 @@ class NoticeListener:
     count, and only links that are configured. Words may be lost: with a
     listener that was killed, in a FIFO that somebody removed, in a line that
     garbage ran into. So all folders are looked at when it begins, and after
-    each such event.
+    each such event, and again after files were left because an inbox was full.
 
     Parameters
     ----------
@@ -93,8 +93,6 @@ class NoticeListener:
         """
         self._fifo.open()
         self._is_in_place = True
-        for feed in self._feeds.values():
-            await self._intake.recover(feed)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._intake.run(stop), name="intake")
@@ -175,6 +173,7 @@ class NoticeListener:
     async def _sweep_if_due(self) -> None:
         """Have everything taken in that lies in the folders, unless that was done just now."""
         loop = asyncio.get_running_loop()
+        self._is_sweep_due |= self._intake.take_full()
         if not self._is_sweep_due or loop.time() - self._swept_s < _QUIET_S:
             return
         self._is_sweep_due = False

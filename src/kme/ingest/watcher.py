@@ -113,7 +113,6 @@ class Watcher:
 
     async def _watch(self, feed: Feed, stop: asyncio.Event) -> None:
         delay_s = self._poll_interval_s
-        await asyncio.to_thread(self._ingest.recover, feed)
         while not stop.is_set():
             try:
                 n_gone = await self.look(feed, stop)

@@ -49,7 +49,8 @@ class HeartbeatJudge:
         self._guard = guard
         self._standing = standing or StandingReader(end)
         self._token = token
-        self._lock = asyncio.Lock()
+        self.judging = asyncio.Lock()
+        """Held while a heartbeat is judged."""
         self._challenges: deque[str] = deque(maxlen=_MAX_CHALLENGES)
         self._has_accepted = False
 
@@ -58,9 +59,15 @@ class HeartbeatJudge:
         """Whether a heartbeat of the peer was accepted since this process started."""
         return self._has_accepted
 
+    def begin_anew(self) -> None:
+        """Forget what was heard, because the peer was restored: its next heartbeat is its first."""
+        self._challenges.clear()
+        self._has_accepted = False
+        self._standing.forget()
+
     async def judge(self, heartbeat: Heartbeat) -> HeartbeatAnswer:
         """Judge a heartbeat; one that is accepted is remembered durably before the answer."""
-        async with self._lock:
+        async with self.judging:
             outcome, challenge = await self._outcome(heartbeat)
             if outcome is HeartbeatOutcome.ACCEPTED:
                 await self._learn_settled(heartbeat.settled)

@@ -9,6 +9,7 @@ from kme.pairing.pair import MAX_ENTRIES, PairEnd
 from kme.pairing.propose import broken_proposal, log_settled, unequal_block
 from kme.pairing.tags import has_right_tag
 from kme.secret import Secret
+from kme.store import rules
 from kme.store.records import (
     MAX_BLOCK_BYTES,
     MIN_BLOCK_BYTES,
@@ -53,8 +54,8 @@ class Follower:
         """
         if self._end.is_leader:
             raise PairingError(f"KME {self._end.local} leads this pair and takes no proposals")
-        self._heartbeats.require_sound()
         async with self.deciding:
+            self._heartbeats.require_sound()  # here: the leader may have been restored meanwhile
             record = await self._end.store.pairing(self._end.peer)
             if record.last is not None and proposal == record.last.proposal:
                 return record.last.verdict
@@ -92,6 +93,7 @@ class Follower:
     async def _check_number(self, record: PairingRecord, proposal: Proposal) -> None:
         """Refuse a number that was judged before, unless its verdict is to be repeated."""
         if proposal.number > record.highest:
+            rules.check_step(record, proposal.number)
             return
         error = PairingError(
             f"block {proposal.number} cannot be proposed to KME {self._end.local},"

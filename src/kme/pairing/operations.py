@@ -1,7 +1,7 @@
 """operations - what operators ask of a pair: stock, comparison, clearing; both ends of each."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -29,10 +29,14 @@ DEFAULT_KEY_BYTES: Final = 32
 
 
 class Burner(Protocol):
-    """Who can burn what waits to be paired (`kme.pairing.pairing.Pairing`)."""
+    """Who can burn what is kept for a peer (`kme.pairing.pairing.Pairing`)."""
 
     async def burn_waiting(self, peer: KmeId) -> int:
         """Burn the final keys that wait, and return the highest block number seen then."""
+        ...
+
+    async def retire(self, peer: KmeId) -> int:
+        """Burn all that is kept for a peer, and return the highest block number seen."""
         ...
 
 
@@ -57,9 +61,11 @@ class OperationPorts:
     liveness
         Whether each peer is there, and nobody was rolled back.
     burner
-        Who burns what waits.
+        Who burns what is kept.
     saes
         Who takes note of peers' SAEs.
+    heed_floors
+        Makes all who cut keys here look at the floors now.
     """
 
     store: Store
@@ -67,6 +73,7 @@ class OperationPorts:
     liveness: Liveness
     burner: Burner
     saes: SaeListener
+    heed_floors: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +242,23 @@ class Operations:
         await self._note_cleared(peer, highest, "by an operator of this KME")
         return highest
 
+    async def retire(self, peer: KmeId) -> int:
+        """Burn here all keys shared with a peer that is gone for good; return up to which block.
+
+        The peer isn't asked. It may be repeated.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If our own store doesn't answer; repeat it then.
+        """
+        self._link(peer)
+        highest = await self._ports.burner.retire(peer)
+        details = f"this KME burnt all keys shared with it, up to block {highest}"
+        _logger.warning("retired", extra={"peer": peer, "details": details})
+        await self._alarm(peer, IncidentKind.RETIRED, details)
+        return highest
+
     async def on_saes(self, peer: KmeId, told: SaeList) -> None:
         """Take note of which SAEs live at a peer."""
         self._link(peer)
@@ -282,7 +306,11 @@ class Operations:
         return highest
 
     async def _raise_floors(self, peer: KmeId, number: int) -> None:
-        await self._ports.store.raise_floors(peer, allocate=number, draw=number)
+        store = self._ports.store
+        await store.raise_floors(peer, allocate=number)
+        await self._ports.heed_floors()
+        # That may take a while, for it destroys blocks; nothing of them is handed out meanwhile.
+        await store.raise_floors(peer, draw=number)
 
     async def _note_cleared(self, peer: KmeId, number: int, who: str) -> None:
         details = f"all keys up to block {number} and what waited were dropped at both ends {who}"

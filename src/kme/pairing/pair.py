@@ -17,6 +17,10 @@ MAX_ENTRIES: Final = 1024
 """A block is made of at most so many final keys, and a question names no more of them."""
 
 
+DEFAULT_STOCK_BYTES: Final = 256 * 1024 * 1024
+"""Eight million keys of 256 bits."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
     """What a site says about one peer.
@@ -43,6 +47,8 @@ class PeerConfig:
         key fills may be. Small ones reach both owners sooner.
     lifetime_s
         How long keys of a block may be drawn; the leader's word counts.
+    max_stock_bytes
+        While both KMEs have so much in stock, the leader forms no more blocks.
     """
 
     peer: KmeId
@@ -54,6 +60,7 @@ class PeerConfig:
     max_backoff_s: float = 2.0
     block_bytes: int = MAX_BLOCK_BYTES
     lifetime_s: int = 86_400
+    max_stock_bytes: int = DEFAULT_STOCK_BYTES
 
     def __post_init__(self) -> None:
         if min(self.heartbeat_interval_s, self.poll_s) <= 0 or self.gather_s < 0:
@@ -62,6 +69,8 @@ class PeerConfig:
             raise SettingsError(
                 f"peer {self.peer}: blocks have {MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES} bytes"
             )
+        if self.max_stock_bytes < self.block_bytes:
+            raise SettingsError(f"peer {self.peer}: the stock has room for one block at least")
         if not 1 <= self.lifetime_s <= MAX_LIFETIME_S:
             raise SettingsError(f"peer {self.peer}: keys live 1 to {MAX_LIFETIME_S} s")
         if self.lease_s <= self.heartbeat_interval_s or self.max_backoff_s < self.poll_s:

@@ -2,17 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from kme.clock import Clock
 from kme.errors import IdentityError, KmeError
 from kme.ids import KmeId
 from kme.pairing.decide import Follower
+from kme.pairing.expiry import KeyExpiry
 from kme.pairing.heartbeat import Heartbeats, random_token
 from kme.pairing.pair import PairEnd, PeerConfig
-from kme.pairing.ports import Heartbeat, HeartbeatAnswer, PeerLink, PeerLiveness
+from kme.pairing.ports import (
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatOutcome,
+    PeerLink,
+    PeerLiveness,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
+)
 from kme.pairing.propose import Leader
+from kme.pairing.restored import PeerRestore
 from kme.store.ports import Store
 from kme.store.records import FinalKeyRef, Proposal, Verdict
 
@@ -20,6 +31,10 @@ _logger = logging.getLogger(__name__)
 
 _IDLE_POLLS: Final = 3
 """While no block is due, so much less often than usual is looked for final keys."""
+
+
+async def _heed_nothing() -> None:
+    """Nobody holds a claim on any block."""
 
 
 class _Peer:
@@ -31,6 +46,8 @@ class _Peer:
         self.leader = Leader(end, link, self.heartbeats) if end.is_leader else None
         self.opening = self.leader.opening if self.leader else asyncio.Lock()
         self.follower = Follower(end, self.heartbeats)
+        self.expiry = KeyExpiry(end.peer, end.store, end.clock, end.config.lifetime_s)
+        self.restore = PeerRestore(end, self.heartbeats, token)
 
     async def lead(self) -> None:
         """Propose blocks until cancelled; the longer there is nothing to do, the less often."""
@@ -54,7 +71,7 @@ class _Peer:
 
 
 class Pairing:
-    """Pairing and heartbeats of one KME with all its peers.
+    """Pairing, heartbeats and expiry of one KME with all its peers.
 
     It is the `kme.pairing.ports.PeerHandler` of what peers send, and the
     `kme.pairing.ports.Liveness` of whoever hands out keys. Each peer has
@@ -72,6 +89,9 @@ class Pairing:
         The configuration of each peer, and the way there.
     token
         Returns 32 fresh random hexadecimal digits.
+    heed_floors
+        Awaited after blocks were given up because a peer was restored, before
+        that is told it.
     """
 
     def __init__(
@@ -81,14 +101,16 @@ class Pairing:
         clock: Clock,
         peers: Sequence[tuple[PeerConfig, PeerLink]],
         token: Callable[[], str] = random_token,
+        heed_floors: Callable[[], Awaitable[None]] = _heed_nothing,
     ) -> None:
+        self._heed_floors = heed_floors
         self._peers: Mapping[KmeId, _Peer] = {
             config.peer: _Peer(PairEnd(local, config, store, clock), link, token)
             for config, link in peers
         }
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send heartbeats and propose blocks to all peers, until `stop` or cancelled.
+        """Send heartbeats, propose blocks and let keys expire, until `stop` or cancelled.
 
         It may be stopped anywhere: what is under way is resumed at the next start.
         """
@@ -96,21 +118,25 @@ class Pairing:
             tasks = [
                 group.create_task(loop)
                 for peer in self._peers.values()
-                for loop in (peer.heartbeats.run(), peer.lead())
+                for loop in (peer.heartbeats.run(), peer.lead(), peer.expiry.run())
             ]
             await stop.wait()
             for task in tasks:
                 task.cancel()
 
     async def on_heartbeat(self, peer: KmeId, heartbeat: Heartbeat) -> HeartbeatAnswer:
-        """Judge a peer's heartbeat.
+        """Judge a peer's heartbeat; what an accepted one says of its blocks counts.
 
         Raises
         ------
         IdentityError
             If the sender is no peer of this KME.
         """
-        return await self._peer(peer).heartbeats.on_heartbeat(heartbeat)
+        found = self._peer(peer)
+        answer = await found.heartbeats.on_heartbeat(heartbeat)
+        if answer.outcome is HeartbeatOutcome.ACCEPTED:
+            found.expiry.heard(heartbeat.frontier)
+        return answer
 
     async def on_held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKeyRef]:
         """Say which of these final keys are in the inbox; of a source not shared, none.
@@ -137,6 +163,32 @@ class Pairing:
             If this KME cannot take part in pairing now.
         """
         return await self._peer(peer).follower.decide(proposal)
+
+    async def on_ask_restore(self, peer: KmeId, incarnation: str) -> RestoreChallenge:
+        """Give a restored peer a challenge.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        """
+        return await self._peer(peer).restore.challenge(incarnation)
+
+    async def on_agree_restore(self, peer: KmeId, terms: RestoreTerms) -> RestoreConsent:
+        """Accept a peer's restore; nothing is proposed, judged or decided meanwhile.
+
+        Raises
+        ------
+        IdentityError
+            If the sender is no peer of this KME.
+        PeerUnavailableError
+            If it has to ask again.
+        """
+        found = self._peer(peer)
+        async with found.opening, found.follower.deciding, found.heartbeats.judging:
+            consent = await found.restore.accept(terms)
+        await self._heed_floors()
+        return consent
 
     def require_alive(self, peer: KmeId) -> None:
         """Return if the peer was heard within its lease.
@@ -199,6 +251,22 @@ class Pairing:
             highest = (await store.pairing(peer)).highest
         _logger.warning("waiting final keys burnt", extra={"peer": peer, "n_final_keys": n_burnt})
         return highest
+
+    async def retire(self, peer: KmeId) -> int:
+        """Burn all that is kept for a peer, and return the highest block number seen.
+
+        Neither a proposal nor a verdict is under way meanwhile.
+
+        Raises
+        ------
+        IdentityError
+            If it is no peer of this KME.
+        StoreUnavailableError
+            If the store doesn't answer; what was burnt is unknown.
+        """
+        found = self._peer(peer)
+        async with found.opening, found.follower.deciding:
+            return await found.end.store.retire(peer)
 
     def _peer(self, peer: KmeId) -> _Peer:
         try:

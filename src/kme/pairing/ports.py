@@ -1,13 +1,13 @@
 """ports - what two KMEs say to each other, and what pairing tells the supply."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from kme.ids import KmeId
+from kme.ids import Epoch, KmeId, SourceId
 from kme.registry.records import SaeList
-from kme.store.records import FinalKeyRef, Proposal, Verdict
+from kme.store.records import FinalKeyRef, Frontier, Proposal, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Heartbeat:
         All numbers up to this one are settled durably at the sender.
     free_bytes
         What the sender may still allocate for this pair.
+    frontier
+        What the sender will never allocate from any more, of its own blocks.
     """
 
     nonce: str
@@ -35,6 +37,7 @@ class Heartbeat:
     challenge: str | None
     settled: int
     free_bytes: int
+    frontier: Frontier
 
 
 class HeartbeatOutcome(StrEnum):
@@ -65,6 +68,68 @@ class HeartbeatAnswer:
     free_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class RestoreChallenge:
+    """What a restored KME is told first.
+
+    Parameters
+    ----------
+    challenge
+        Fresh; what is agreed must carry it, once.
+    is_restoring
+        Whether the KME that answers was restored as well and has not agreed
+        on that yet.
+    """
+
+    challenge: str
+    is_restoring: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreTerms:
+    """What a restored KME offers its peer.
+
+    Parameters
+    ----------
+    incarnation
+        Which restore it is.
+    challenge
+        The challenge that it was given last.
+    nonce
+        Fresh; the peer is to take it for the last heartbeat that it heard.
+    highest
+        The highest block number that it knows of.
+    settled
+        All numbers up to this one are settled durably there.
+    """
+
+    incarnation: str
+    challenge: str
+    nonce: str
+    highest: int
+    settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreConsent:
+    """What the peer of a restored KME has accepted durably.
+
+    Parameters
+    ----------
+    highest
+        The highest block number that either side has seen: the restored KME
+        gives up all blocks up to it.
+    heard
+        What it is to take for the peer's last heartbeat; None if there was none.
+    epochs
+        The highest epoch that came in at the peer, of each source.
+    """
+
+    highest: int
+    heard: str | None
+    epochs: Mapping[SourceId, Epoch]
+
+
 class PeerLink(Protocol):
     """The way to one peer; each call has a time-out.
 
@@ -84,6 +149,14 @@ class PeerLink(Protocol):
         """Send a proposal; the same one may be sent again and has the same verdict."""
         ...
 
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        """Say that this KME was restored, and ask for a challenge."""
+        ...
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        """Have the peer accept the restore."""
+        ...
+
 
 class PeerHandler(Protocol):
     """What a KME does with a peer's messages; the other end of `PeerLink`."""
@@ -98,6 +171,14 @@ class PeerHandler(Protocol):
 
     async def on_propose(self, peer: KmeId, proposal: Proposal) -> Verdict:
         """Decide about a proposal, or repeat the verdict."""
+        ...
+
+    async def on_ask_restore(self, peer: KmeId, incarnation: str) -> RestoreChallenge:
+        """Give a restored peer a challenge."""
+        ...
+
+    async def on_agree_restore(self, peer: KmeId, terms: RestoreTerms) -> RestoreConsent:
+        """Accept a peer's restore."""
         ...
 
 

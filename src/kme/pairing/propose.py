@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from kme.errors import PairingError, PeerUnavailableError
 from kme.ids import KmeId, SourceId
@@ -26,6 +26,9 @@ from kme.store.records import (
 )
 
 _logger = logging.getLogger(__name__)
+
+FULL_AGAIN_S: Final = 5.0
+"""A full stock is looked at again after so long."""
 
 _Due: TypeAlias = tuple[SourceId, tuple[FinalKeyRef, ...]]
 
@@ -57,6 +60,8 @@ class Leader:
         self._given: deque[tuple[int, int]] = deque()
         self._alarmed_number = 0
         self._is_at_rest = False
+        self._kept_due: _Due | None = None
+        self._full_until_s = 0.0
         self.opening = asyncio.Lock()
         """Held from reading what a block is made of until its proposal is written."""
 
@@ -78,6 +83,8 @@ class Leader:
             If our own store doesn't answer.
         """
         self._heartbeats.require_alive()
+        if self._end.clock.monotonic_s() < self._full_until_s:
+            return False
         due: _Due | None = None
         if self._is_at_rest:
             # Nobody else proposes or settles, so the record is looked at when a block is due.
@@ -106,11 +113,18 @@ class Leader:
         due = due or await self._due()
         if due is None:
             return None
+        if await self._is_stock_full():
+            self._kept_due = due
+            self._full_until_s = self._end.clock.monotonic_s() + FULL_AGAIN_S
+            return None
         async with self.opening:
             return await self._open(number, *due)
 
     async def _due(self) -> _Due | None:
         """Return what the next block is to be made of, if one is due; each source in turn."""
+        if self._kept_due is not None:
+            due, self._kept_due = self._kept_due, None
+            return due
         for _ in range(len(self._turns)):
             source = self._turns[0]
             self._turns.rotate(-1)
@@ -144,16 +158,25 @@ class Leader:
 
     async def _choose_owner(self, number: int) -> KmeId:
         """Give the block to whoever may allocate less; turn by turn if both have the same."""
+        end = self._end
+        ours, theirs = await self._stocks()
+        if ours == theirs:
+            return end.ids[(number + 1) % 2]
+        return end.local if ours < theirs else end.peer
+
+    async def _is_stock_full(self) -> bool:
+        """Whether both KMEs have as much as is to be kept: then final keys wait in the inbox."""
+        return min(await self._stocks()) >= self._end.config.max_stock_bytes
+
+    async def _stocks(self) -> tuple[int, int]:
+        """Return how many bytes this KME may allocate, and how many the follower."""
         end, report = self._end, self._heartbeats.report
         if report is None:
             raise PeerUnavailableError(f"KME {end.peer} has not said yet what it has in stock")
         while self._given and self._given[0][0] <= report.told_settled:
             self._given.popleft()
         theirs = report.free_bytes + sum(n_bytes for _, n_bytes in self._given)
-        ours = (await end.store.stock(end.peer)).n_bytes
-        if ours == theirs:
-            return end.ids[(number + 1) % 2]
-        return end.local if ours < theirs else end.peer
+        return (await end.store.stock(end.peer)).n_bytes, theirs
 
     async def _settle(self, proposal: Proposal) -> None:
         end = self._end
@@ -167,7 +190,9 @@ class Leader:
         log_settled(end, proposal, verdict)
 
     async def _alarm_once(self, proposal: Proposal, error: PairingError) -> None:
-        if self._alarmed_number != proposal.number:
+        record = await self._end.store.pairing(self._end.peer)
+        # What was given up meanwhile, after a restore, is refused as it should be.
+        if self._alarmed_number != proposal.number and record.open_proposal == proposal:
             await self._end.store.record_incident(broken_proposal(self._end, proposal, error))
             self._alarmed_number = proposal.number
 

@@ -1,4 +1,4 @@
-"""rollback - that one of the two KMEs was rolled back: seen once, it stays so until restart."""
+"""rollback - that one of the two KMEs was rolled back: once seen, it stays so until a restore."""
 
 import logging
 
@@ -13,7 +13,8 @@ class RollbackGuard:
     """Whether a roll-back of this pair was seen; then nothing is handed out any more.
 
     A restart of the process doesn't mend anything: the nonces still don't
-    match, and the next heartbeats show the roll-back again.
+    match, and the next heartbeats show the roll-back again. What does is a
+    restore of the KME that was rolled back, once it is agreed with its peer.
 
     Parameters
     ----------
@@ -26,6 +27,25 @@ class RollbackGuard:
         self._reason: str | None = None
         self._may_be_ours = False
         self._is_recorded = False
+        self._restore_reason: str | None = None
+        self.n_lifted = 0
+        """How often a restore of either KME was agreed since this process started."""
+
+    def await_restore(self, reason: str) -> None:
+        """Fail closed because this KME was restored and its peer hasn't agreed on it yet."""
+        self._restore_reason = reason
+
+    def end_restore(self) -> None:
+        """Open again, if this KME's restore was awaited, because it is agreed."""
+        if self._restore_reason is not None:
+            self._restore_reason = None
+            self.lift()
+
+    def lift(self) -> None:
+        """Forget the roll-back, because it is mended by a restore that both agreed on."""
+        self._reason = None
+        self._may_be_ours = self._is_recorded = False
+        self.n_lifted += 1
 
     async def declare(self, reason: str, *, may_be_ours: bool) -> None:
         """Fail closed, and raise the alarm once.
@@ -55,10 +75,11 @@ class RollbackGuard:
         Raises
         ------
         PeerUnavailableError
-            If one was, of either KME.
+            If one was, of either KME, or a restore isn't agreed yet.
         """
-        if self._reason is not None:
-            raise PeerUnavailableError(self._reason, peer=self._end.peer)
+        reason = self._restore_reason or self._reason
+        if reason is not None:
+            raise PeerUnavailableError(reason, peer=self._end.peer)
 
     def require_ours_sound(self) -> None:
         """Return if nothing speaks against this KME's own store.
@@ -66,7 +87,7 @@ class RollbackGuard:
         Raises
         ------
         PeerUnavailableError
-            If this KME may be the one that was rolled back.
+            If this KME may be the one that was rolled back, or was restored.
         """
-        if self._may_be_ours:
+        if self._may_be_ours or self._restore_reason is not None:
             self.require_none()

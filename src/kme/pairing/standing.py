@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kme.pairing.pair import PairEnd
-from kme.store.records import PairingRecord
+from kme.store.records import Frontier, PairingRecord
 
 _MAX_BEATS: Final = 1.5
 """What was read serves heartbeats of either direction begun within so many intervals."""
@@ -18,7 +18,7 @@ def settled_number(record: PairingRecord) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where pairing stands, and what could be allocated.
+    """Where pairing stands, what could be allocated, and what never will be any more.
 
     Parameters
     ----------
@@ -26,10 +26,13 @@ class Standing:
         The pair's record.
     free_bytes
         What `claim` could still reserve.
+    frontier
+        What is behind it is never allocated any more, of our own blocks.
     """
 
     record: PairingRecord
     free_bytes: int
+    frontier: Frontier
 
     @property
     def settled(self) -> int:
@@ -84,8 +87,10 @@ class StandingReader:
         """
         store, peer = self._end.store, self._end.peer
         n_changes, begun_s = self._n_changes, self._end.clock.monotonic_s()
-        record, stock = await asyncio.gather(store.pairing(peer), store.stock(peer))
-        found = Standing(record, stock.n_bytes)
+        record, stock, frontier = await asyncio.gather(
+            store.pairing(peer), store.stock(peer), store.frontier(peer)
+        )
+        found = Standing(record, stock.n_bytes, frontier)
         if n_changes == self._n_changes:  # else it may be from before the change
             self._kept, self._read_s = found, begun_s
         return found

@@ -27,6 +27,7 @@ from kme.pairing.ports import OperatorHandler, PeerHandler
 from kme.peer.messages import (
     CLEAR_PATH,
     COMPARE_PATH,
+    GRANTS_PATH,
     HEARTBEAT_PATH,
     HELD_PATH,
     MAX_BODY_BYTES,
@@ -37,6 +38,7 @@ from kme.peer.messages import (
     ComparedMessage,
     CompareMessage,
     DoneMessage,
+    GrantsMessage,
     HeartbeatAnswerMessage,
     HeartbeatMessage,
     HeldMessage,
@@ -48,7 +50,16 @@ from kme.peer.messages import (
     StockQuestionMessage,
     VerdictMessage,
 )
+from kme.peer.restore_messages import (
+    AGREE_RESTORE_PATH,
+    ASK_RESTORE_PATH,
+    RestoreChallengeMessage,
+    RestoreConsentMessage,
+    RestoreQuestionMessage,
+    RestoreTermsMessage,
+)
 from kme.pki.identity import KME_PREFIX, uri_identity
+from kme.supply.grants import GrantHandler
 
 M = TypeVar("M", bound=Message)
 
@@ -72,6 +83,8 @@ def create_peer_app(
     peers: Collection[KmeId],
     find: CertificateFinder | None = None,
     operations: OperatorHandler | None = None,
+    *,
+    grants: GrantHandler | None = None,
 ) -> FastAPI:
     """Return the application of the private interface between KMEs.
 
@@ -91,6 +104,8 @@ def create_peer_app(
         Finds the caller's verified certificate, if it is elsewhere.
     operations
         What operators' messages are for; without it there are none.
+    grants
+        Keeps keys for further slaves; without it none are taken.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     routes = _Routes(local, handler, frozenset(peers), find or _certificate_of_connection)
@@ -98,6 +113,8 @@ def create_peer_app(
         (HEARTBEAT_PATH, routes.heartbeat),
         (HELD_PATH, routes.held),
         (PROPOSAL_PATH, routes.proposal),
+        (ASK_RESTORE_PATH, routes.ask_restore),
+        (AGREE_RESTORE_PATH, routes.agree_restore),
     )
     if operations is not None:
         asked = _OperatorRoutes(operations, routes.caller)
@@ -107,6 +124,8 @@ def create_peer_app(
             (COMPARE_PATH, asked.compare),
             (CLEAR_PATH, asked.clear),
         )
+    if grants is not None:
+        endpoints += ((GRANTS_PATH, _GrantRoute(grants, routes.caller).grants),)
     for path, endpoint in endpoints:
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
     app.add_exception_handler(KmeError, _on_kme_error)
@@ -116,7 +135,7 @@ def create_peer_app(
 
 
 class _Routes:
-    """The three questions that a peer asks of pairing."""
+    """What a peer asks of pairing."""
 
     def __init__(
         self,
@@ -150,6 +169,20 @@ class _Routes:
         verdict = await self._handler.on_propose(peer, message.to_proposal())
         return _answer(VerdictMessage(verdict=verdict))
 
+    async def ask_restore(self, kme: str, request: Request) -> Response:
+        """Give a restored peer a challenge."""
+        peer = self.caller(kme, request)
+        message = await _read(request, RestoreQuestionMessage)
+        challenge = await self._handler.on_ask_restore(peer, message.incarnation)
+        return _answer(RestoreChallengeMessage.of(challenge))
+
+    async def agree_restore(self, kme: str, request: Request) -> Response:
+        """Accept a peer's restore."""
+        peer = self.caller(kme, request)
+        message = await _read(request, RestoreTermsMessage)
+        consent = await self._handler.on_agree_restore(peer, message.to_terms())
+        return _answer(RestoreConsentMessage.of(consent))
+
     def caller(self, addressed: str, request: Request) -> KmeId:
         """Return the peer that calls, if it is one and means this KME."""
         peer = _identity(self._find(request.scope))
@@ -158,6 +191,21 @@ class _Routes:
         if addressed != self._local:
             raise RequestError(f"this is KME {self._local}, not the one that is addressed")
         return peer
+
+
+class _GrantRoute:
+    """What a peer hands over for further slaves."""
+
+    def __init__(self, handler: GrantHandler, caller: Callable[[str, Request], KmeId]) -> None:
+        self._handler = handler
+        self._caller = caller
+
+    async def grants(self, kme: str, request: Request) -> Response:
+        """Keep keys; what is answered is durable."""
+        peer = self._caller(kme, request)
+        message = await _read(request, GrantsMessage)
+        await self._handler.on_delivery(peer, message.to_delivery())
+        return _answer(DoneMessage())
 
 
 class _OperatorRoutes:

@@ -12,7 +12,7 @@ import httpx
 from cryptography import x509
 from pydantic import ValidationError
 
-from kme.errors import IdentityError, PairingError, PeerUnavailableError
+from kme.errors import IdentityError, InputError, PairingError, PeerUnavailableError
 from kme.ids import KmeId
 from kme.pairing.ports import (
     BlockTag,
@@ -20,10 +20,14 @@ from kme.pairing.ports import (
     Heartbeat,
     HeartbeatAnswer,
     PairStock,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
 )
 from kme.peer.messages import (
     CLEAR_PATH,
     COMPARE_PATH,
+    GRANTS_PATH,
     HEARTBEAT_PATH,
     HELD_PATH,
     MAX_BODY_BYTES,
@@ -34,6 +38,7 @@ from kme.peer.messages import (
     ComparedMessage,
     CompareMessage,
     DoneMessage,
+    GrantsMessage,
     HeartbeatAnswerMessage,
     HeartbeatMessage,
     HeldMessage,
@@ -45,9 +50,18 @@ from kme.peer.messages import (
     StockQuestionMessage,
     VerdictMessage,
 )
+from kme.peer.restore_messages import (
+    AGREE_RESTORE_PATH,
+    ASK_RESTORE_PATH,
+    RestoreChallengeMessage,
+    RestoreConsentMessage,
+    RestoreQuestionMessage,
+    RestoreTermsMessage,
+)
 from kme.pki.identity import KME_PREFIX, uri_identity
 from kme.registry.records import SaeList
 from kme.store.records import FinalKeyRef, Proposal, Verdict
+from kme.supply.grants import Delivery
 
 M = TypeVar("M", bound=Message)
 
@@ -62,8 +76,9 @@ _HEADERS: Final = {"content-type": "application/json", "accept-encoding": "ident
 class HttpPeerLink:
     """The way from one KME to another on a different host.
 
-    It is the `kme.pairing.ports.PeerLink` of pairing, and the
-    `kme.pairing.ports.OperatorLink` of what operators ask. It follows no
+    It is the `kme.pairing.ports.PeerLink` of pairing, the
+    `kme.pairing.ports.OperatorLink` of what operators ask, and the
+    `kme.supply.grants.GrantLink` of keys for further slaves. It follows no
     redirect and uses no proxy, and believes an answer only from a server whose
     certificate names the peer.
 
@@ -135,6 +150,28 @@ class HttpPeerLink:
         """Send a proposal."""
         message = ProposalMessage.of(proposal)
         return (await self._ask(PROPOSAL_PATH, message, VerdictMessage)).verdict
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Have the peer keep keys for further slaves."""
+        await self._ask(GRANTS_PATH, GrantsMessage.of(delivery), DoneMessage)
+
+    async def ask_restore(self, incarnation: str) -> RestoreChallenge:
+        """Say that this KME was restored, and ask for a challenge."""
+        question = RestoreQuestionMessage(incarnation=incarnation)
+        return (await self._ask(ASK_RESTORE_PATH, question, RestoreChallengeMessage)).to_challenge()
+
+    async def agree_restore(self, terms: RestoreTerms) -> RestoreConsent:
+        """Have the peer accept the restore."""
+        message = RestoreTermsMessage.of(terms)
+        answer = await self._ask(
+            AGREE_RESTORE_PATH, message, RestoreConsentMessage, _CLEAR_TIMEOUT_S
+        )
+        if answer.highest < terms.highest:
+            raise self._unavailable("did not give up as many blocks as it was asked to")
+        try:
+            return answer.to_consent()
+        except InputError as error:
+            raise self._unavailable(f"sent an answer that is none ({error.message})") from error
 
     async def tell_saes(self, told: SaeList) -> None:
         """Tell which SAEs live at this KME."""

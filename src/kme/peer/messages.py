@@ -4,6 +4,7 @@ Every field is checked strictly and bounded, and unknown ones are refused: both
 ends are of one kind, and what doesn't fit is not to be guessed at.
 """
 
+import base64
 from collections.abc import Sequence
 from typing import Annotated, Final, Self
 
@@ -23,7 +24,18 @@ from kme.pairing.ports import (
 )
 from kme.pairing.tags import TAG_BYTES
 from kme.registry.records import MAX_SAES, SaeList
-from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
+from kme.store.records import (
+    MAX_BLOCK_BYTES,
+    MAX_OPEN_FROM,
+    RESERVED_GRANULES,
+    FinalKeyRef,
+    Frontier,
+    Proposal,
+    SourceClass,
+    Verdict,
+)
+from kme.supply.grants import MAX_DELIVERED_KEYS, MAX_SLAVES, Delivery, MaskedKey
+from kme.units import GRANULE_BYTES
 
 MAX_BODY_BYTES: Final = 256 * 1024
 """No body of this interface is longer, in either direction."""
@@ -31,6 +43,7 @@ MAX_BODY_BYTES: Final = 256 * 1024
 HEARTBEAT_PATH: Final = "/kme/v1/pairs/{kme}/heartbeat"
 HELD_PATH: Final = "/kme/v1/pairs/{kme}/held"
 PROPOSAL_PATH: Final = "/kme/v1/pairs/{kme}/proposal"
+GRANTS_PATH: Final = "/kme/v1/pairs/{kme}/grants"
 SAES_PATH: Final = "/kme/v1/pairs/{kme}/saes"
 STOCK_PATH: Final = "/kme/v1/pairs/{kme}/stock"
 COMPARE_PATH: Final = "/kme/v1/pairs/{kme}/compare"
@@ -42,7 +55,11 @@ _Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 _BlockTag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * COMPARE_TAG_BYTES}}}$")]
 _Tag = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * TAG_BYTES}}}$")]
 _Number = Annotated[int, Field(ge=0, lt=1 << KeyId.NUMBER_BITS)]
+_Sae = Annotated[str, Field(max_length=128)]
+_Uuid = Annotated[str, Field(min_length=36, max_length=36)]
+_MaskedBytes = Annotated[str, Field(max_length=-(-KeyId.MAX_BYTES // 3) * 4)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Granule = Annotated[int, Field(ge=RESERVED_GRANULES, lt=MAX_BLOCK_BYTES // GRANULE_BYTES)]
 
 
 class Message(BaseModel):
@@ -142,6 +159,35 @@ class VerdictMessage(Message):
     verdict: Verdict
 
 
+class FrontierMessage(Message):
+    """What the sender will never allocate from any more.
+
+    `number` may be the one behind the highest that there is; `open_from` lists
+    block numbers with the first granule that may still be allocated.
+    """
+
+    number: Annotated[int, Field(ge=0, le=1 << KeyId.NUMBER_BITS)]
+    open_from: Annotated[list[tuple[_Number, _Granule]], Field(max_length=MAX_OPEN_FROM)]
+
+    @classmethod
+    def of(cls, frontier: Frontier) -> Self:
+        """Write a frontier."""
+        return cls(number=frontier.number, open_from=sorted(frontier.open_from.items()))
+
+    def to_frontier(self) -> Frontier:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If a block stands there twice, or one that isn't below `number`.
+        """
+        open_from = dict(self.open_from)
+        if len(open_from) != len(self.open_from):
+            raise InputError("a frontier names a block twice")
+        return Frontier(self.number, open_from)
+
+
 class HeartbeatMessage(Message):
     """A heartbeat."""
 
@@ -150,6 +196,7 @@ class HeartbeatMessage(Message):
     challenge: _Token | None
     settled: _Number
     free_bytes: _Count
+    frontier: FrontierMessage
 
     @classmethod
     def of(cls, heartbeat: Heartbeat) -> Self:
@@ -160,12 +207,24 @@ class HeartbeatMessage(Message):
             challenge=heartbeat.challenge,
             settled=heartbeat.settled,
             free_bytes=heartbeat.free_bytes,
+            frontier=FrontierMessage.of(heartbeat.frontier),
         )
 
     def to_heartbeat(self) -> Heartbeat:
-        """Read it."""
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If its frontier is none.
+        """
         return Heartbeat(
-            self.nonce, self.acknowledged, self.challenge, self.settled, self.free_bytes
+            self.nonce,
+            self.acknowledged,
+            self.challenge,
+            self.settled,
+            self.free_bytes,
+            self.frontier.to_frontier(),
         )
 
 
@@ -196,7 +255,7 @@ class SaesMessage(Message):
     """Which SAEs live at the KME that sends it: all of them."""
 
     counter: _Count
-    saes: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MAX_SAES)]
+    saes: Annotated[list[_Sae], Field(max_length=MAX_SAES)]
 
     @classmethod
     def of(cls, told: SaeList) -> Self:
@@ -217,6 +276,68 @@ class SaesMessage(Message):
         if len(set(saes)) != len(saes):
             raise InputError("an SAE stands twice in the list of a KME's SAEs")
         return SaeList(self.counter, saes)
+
+
+class MaskedKeyMessage(Message):
+    """A key under its pad."""
+
+    key_id: _Uuid
+    pad_id: _Uuid
+    masked: _MaskedBytes
+
+    @classmethod
+    def of(cls, key: MaskedKey) -> Self:
+        """Write a key."""
+        return cls(
+            key_id=str(key.key_id),
+            pad_id=str(key.pad_id),
+            masked=base64.b64encode(key.masked).decode("ascii"),
+        )
+
+    def to_key(self) -> MaskedKey:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If an id is none, or the bytes don't fit.
+        """
+        try:
+            masked = base64.b64decode(self.masked, validate=True)
+        except ValueError:  # of base64, or not even ASCII
+            raise InputError("a granted key is no base64 text") from None
+        return MaskedKey(KeyId.parse(self.key_id), KeyId.parse(self.pad_id), masked)
+
+
+class GrantsMessage(Message):
+    """Keys of one master for further slaves."""
+
+    master: _Sae
+    slaves: Annotated[list[_Sae], Field(min_length=1, max_length=MAX_SLAVES)]
+    keys: Annotated[list[MaskedKeyMessage], Field(min_length=1, max_length=MAX_DELIVERED_KEYS)]
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        """Write a delivery."""
+        return cls(
+            master=str(delivery.master),
+            slaves=[str(slave) for slave in delivery.slaves],
+            keys=[MaskedKeyMessage.of(key) for key in delivery.keys],
+        )
+
+    def to_delivery(self) -> Delivery:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If a name or an id is none, or something stands there twice.
+        """
+        return Delivery(
+            SaeId(self.master),
+            tuple(SaeId(name) for name in self.slaves),
+            tuple(key.to_key() for key in self.keys),
+        )
 
 
 class DoneMessage(Message):

@@ -10,8 +10,18 @@ from kme.ids import KmeId, SaeId
 MAX_SAES: Final = 1000
 """A KME has at most so many SAEs; a list of them fits one message."""
 
-DEFAULT_HOLD_S: Final = 86_400
-"""For how long the id of an SAE that was removed is given to nobody else: a key's lifetime."""
+
+def hold_of(lifetime_s: float) -> float:
+    """Return how long the id of an SAE that was removed is given to nobody else, in seconds.
+
+    No key outlives it: one is destroyed up to a 64th of its lifetime late, and
+    was perhaps cut from a claim that was held for ten minutes.
+    """
+    return lifetime_s * 33 / 32 + 900
+
+
+DEFAULT_HOLD_S: Final = hold_of(86_400)
+"""As long as keys live unless a site chooses otherwise: 25 hours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,17 @@ class EpochSet:
         self._intervals[begin:end] = [(first, last)]
         return True
 
+    def fill(self, last: int) -> None:
+        """Add all epochs up to this one, it included."""
+        end = self._place(last + 1)
+        behind = self._intervals[end - 1][1] if end else last
+        self._intervals[:end] = [(0, max(last, behind))]
+
+    @property
+    def last(self) -> int | None:
+        """The highest number in the set; None if it is empty."""
+        return self._intervals[-1][1] if self._intervals else None
+
     def _place(self, number: int) -> int:
         """Return how many intervals begin at or before `number`."""
         return bisect_right(self._intervals, number, key=lambda interval: interval[0])

@@ -34,6 +34,20 @@ class Ledger:
         """Read a bitmap: granule g is the bit of weight ``2**(g % 8)`` in byte ``g // 8``."""
         return cls(n_granules, int.from_bytes(bitmap, "little"))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all granules were drawn."""
+        return self.n_free == 0
+
+    @property
+    def n_free(self) -> int:
+        """How many granules weren't drawn."""
+        return self.n_granules - self.drawn.bit_count()
+
+    def expired(self, upto: int) -> Self:
+        """Return the ledger with all granules before this one drawn."""
+        return replace(self, drawn=self.drawn | (1 << min(upto, self.n_granules)) - 1)
+
     def to_bytes(self) -> bytes:
         """Return the bitmap, one bit per granule, in whole bytes."""
         return self.drawn.to_bytes(-(-self.n_granules // 8), "little")
@@ -85,6 +99,33 @@ def draw_all(
     if is_missing:
         raise KeyNotFoundError("a key is not here, or was given out before")
     return {number: _marked(ledgers[number], mask) for number, mask in asked.items()}
+
+
+def expire_all(
+    ledgers: Mapping[int, Ledger], open_from: Mapping[int, int]
+) -> tuple[dict[int, Ledger], int]:
+    """Return the ledgers that an expiry changes, as they are after it.
+
+    Parameters
+    ----------
+    ledgers
+        From block number to ledger: what may be touched.
+    open_from
+        From block number to the first granule that doesn't expire; blocks
+        that are not named expire as a whole.
+
+    Returns
+    -------
+    tuple of dict and int
+        The ledgers, and how many granules expired that were not drawn.
+    """
+    after = {
+        number: ledger.expired(open_from.get(number, ledger.n_granules))
+        for number, ledger in ledgers.items()
+    }
+    changed = {number: ledger for number, ledger in after.items() if ledger != ledgers[number]}
+    n_expired = sum(ledgers[number].n_free - ledger.n_free for number, ledger in changed.items())
+    return changed, n_expired
 
 
 def _marked(ledger: Ledger | None, mask: int) -> Ledger:

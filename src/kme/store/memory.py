@@ -1,18 +1,21 @@
 """memory - a store in dictionaries with the promises of the durable ones, for simulations."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kme.errors import StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
+from kme.store.grants import Grant, GrantShelf, KeptGrant, fresh_of, pads_of
 from kme.store.pairstate import PairState
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -23,6 +26,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 
 _T = TypeVar("_T")
 
@@ -38,6 +42,8 @@ class _State:
     claims: dict[str, tuple[KmeId, Claim]] = field(default_factory=dict)
     n_claims: int = 0
     incidents: list[Incident] = field(default_factory=list)
+    grants: GrantShelf = field(default_factory=GrantShelf)
+    incarnation: str | None = None
 
     def pair(self, peer: KmeId) -> PairState:
         return self.pairs.setdefault(peer, PairState())
@@ -48,6 +54,8 @@ class _State:
             dict(self.claims),
             self.n_claims,
             list(self.incidents),
+            self.grants.copy(),
+            self.incarnation,
         )
 
 
@@ -147,7 +155,7 @@ class MemoryStore:
     async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
         """Write the verdict and all that follows from it, in one step."""
         pair = self._state.pair(peer)
-        await self._step("settle", lambda: pair.settle(self.kme, settlement, key))
+        await self._step("settle", lambda: pair.settle(self.kme, peer, settlement, key))
 
     async def raise_peer_settled(self, peer: KmeId, number: int) -> None:
         """Note that the peer settled all numbers up to `number`; the mark only rises."""
@@ -203,13 +211,15 @@ class MemoryStore:
         return await self._step("close_claims", lambda: self._close_claims(worker))
 
     def _close_claims(self, worker: str | None) -> int:
-        before = self._state.claims
-        self._state.claims = {
-            nonce: (peer, claim)
-            for nonce, (peer, claim) in before.items()
-            if worker not in {None, claim.worker}
-        }
-        return len(before) - len(self._state.claims)
+        claims = self._state.claims
+        closed = [n for n, (_, claim) in claims.items() if worker in {None, claim.worker}]
+        ranges: dict[KmeId, list[GranuleRange]] = {}
+        for nonce in closed:
+            peer, claim = claims.pop(nonce)
+            ranges.setdefault(peer, []).append(claim.reserved)
+        for peer, reserved in ranges.items():
+            self._state.pair(peer).close_claims(reserved)
+        return len(closed)
 
     async def stock(self, peer: KmeId) -> Stock:
         """Return what `claim` could still reserve."""
@@ -219,21 +229,62 @@ class MemoryStore:
         """Mark ranges as drawn: all of them, for ever, or none."""
         await self._step("draw", lambda: self._state.pair(peer).draw(ranges))
 
+    # Expiry
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks."""
+        return await self._step("frontier", lambda: self._state.pair(peer).frontier())
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        return await self._step("expiries", lambda: list(self._state.pair(peer).expiries))
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        pair = self._state.pair(peer)
+        await self._step("note_expiry", lambda: pair.note_expiry(expiry))
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due."""
+        pair = self._state.pair(peer)
+        return await self._step("expire", lambda: pair.expire(now_unix_s))
+
+    # Grants
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants and keep the grants, in one step."""
+        await self._step("keep_grants", lambda: self._keep_grants(peer, grants))
+
+    def _keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        shelf = self._state.grants
+        fresh = fresh_of(shelf.find(peer, [grant.key_id for grant in grants]), grants)
+        self._state.pair(peer).draw(pads_of(fresh))
+        shelf.add(peer, fresh)
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes."""
+        return await self._step("grants", lambda: self._state.grants.find(peer, key_ids))
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them or none."""
+        await self._step("take_grants", lambda: self._state.grants.take(peer, slave, key_ids))
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time."""
+        return await self._step("purge_grants", lambda: self._state.grants.purge(now_unix_s, limit))
+
     # Heartbeats
 
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         """Return the pair's heartbeat record."""
         return await self._step("heartbeat", lambda: self._state.pair(peer).heartbeat)
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent, and return the record."""
         pair = self._state.pair(peer)
-        return await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce))
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
-        pair = self._state.pair(peer)
-        await self._step("acknowledge_heartbeat", lambda: pair.acknowledge_heartbeat(nonce))
+        return await self._step("begin_heartbeat", lambda: pair.begin_heartbeat(nonce, accepted))
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None
@@ -243,6 +294,52 @@ class MemoryStore:
         return await self._step(
             "accept_heartbeat", lambda: pair.accept_heartbeat(nonce, acknowledged)
         )
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        await self._step("mark_restored", lambda: self._mark_restored(incarnation))
+
+    def _mark_restored(self, incarnation: str) -> None:
+        self._state.incarnation = incarnation
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        return await self._step("restoring", lambda: self._restoring(peer))
+
+    def _restoring(self, peer: KmeId) -> str | None:
+        return restore.due(self._state.incarnation, self._state.pair(peer).agreed_incarnation)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        return await self._step("highest_epochs", self._state.pair(peer).highest_epochs)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        await self._step("agree_restore", lambda: self._agree_restore(peer, agreement))
+
+    def _agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        pair = self._state.pair(peer)
+        if restore.is_due(self._state.incarnation, pair.agreed_incarnation, agreement):
+            pair.agree_restore(self.kme, peer, agreement)
+            self._state.grants.burn(peer)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        pair = self._state.pair(peer)
+        return await self._step(
+            "accept_restore", lambda: pair.accept_restore(self.kme, peer, nonce, highest)
+        )
+
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good."""
+        return await self._step("retire", lambda: self._retire(peer))
+
+    def _retire(self, peer: KmeId) -> int:
+        self._state.grants.burn(peer)
+        return self._state.pair(peer).retire(self.kme, peer)
 
     # Incidents
 

@@ -2,19 +2,21 @@
 
 import copy
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.epochset import EpochSet
-from kme.store.ledger import Ledger, draw_all
+from kme.store.ledger import Ledger, draw_all, expire_all
+from kme.store.ownblocks import OwnBlocks
 from kme.store.records import (
-    RESERVED_GRANULES,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -24,6 +26,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 
 
 @dataclass(slots=True)
@@ -76,64 +79,11 @@ class Inbox:
 
 
 @dataclass(slots=True)
-class OwnBlocks:
-    """How much room is left in the blocks that this KME allocates from.
-
-    `usable` lists (room, number) of the blocks that count, in order; `marks`
-    holds the first granule never claimed of every own block, `numbers` their
-    numbers in order.
-    """
-
-    numbers: list[int] = field(default_factory=list)
-    sizes: dict[int, int] = field(default_factory=dict)
-    marks: dict[int, int] = field(default_factory=dict)
-    usable: list[tuple[int, int]] = field(default_factory=list)
-    stock: Counter[int] = field(default_factory=Counter)
-
-    def add(self, number: int, n_granules: int) -> None:
-        """Take note of a new block, the highest so far; it doesn't count yet."""
-        self.numbers.append(number)
-        self.sizes[number] = n_granules
-        self.marks[number] = RESERVED_GRANULES
-
-    def between(self, above: int, upto: int) -> list[int]:
-        """List the own blocks with ``above < number <= upto``."""
-        return self.numbers[bisect_right(self.numbers, above) : bisect_right(self.numbers, upto)]
-
-    def room(self, number: int) -> int:
-        """Return how many granules of a block were never claimed."""
-        return self.sizes[number] - self.marks[number]
-
-    def open(self, number: int) -> None:
-        """Let a block count from now on."""
-        room = self.room(number)
-        if room:
-            insort(self.usable, (room, number))
-            self.stock[room] += 1
-
-    def shut(self, number: int) -> None:
-        """Let a block count no longer."""
-        room = self.room(number)
-        if room:
-            del self.usable[bisect_left(self.usable, (room, number))]
-            self.stock[room] -= 1
-
-    def take(self, min_granules: int, want_granules: int) -> GranuleRange | None:
-        """Cut a range from the block with the least room that is enough."""
-        at = bisect_left(self.usable, (min_granules, 0))
-        if at == len(self.usable):
-            return None
-        room, number = self.usable[at]
-        start = self.marks[number]
-        self.shut(number)
-        self.marks[number] = start + min(room, want_granules)
-        self.open(number)
-        return GranuleRange(number, start, self.marks[number])
-
-
-@dataclass(slots=True)
 class PairState:
-    """All that is kept for the pair of this KME and one other."""
+    """All that is kept for the pair of this KME and one other.
+
+    Blocks and ledgers stand in the order of their numbers, because they came in it.
+    """
 
     record: PairingRecord = field(default_factory=PairingRecord)
     heartbeat: HeartbeatRecord = field(default_factory=HeartbeatRecord)
@@ -141,6 +91,8 @@ class PairState:
     own: OwnBlocks = field(default_factory=OwnBlocks)
     blocks: dict[int, KeyBlock] = field(default_factory=dict)
     ledgers: dict[int, Ledger] = field(default_factory=dict)
+    expiries: list[Expiry] = field(default_factory=list)
+    agreed_incarnation: str | None = None
 
     def open_proposal(self, proposal: Proposal) -> None:
         """Write the leader's next proposal."""
@@ -148,14 +100,14 @@ class PairState:
             rules.check_none_gone(proposal, is_any_gone=self.inbox.is_any_gone(proposal.entries))
             self.record = rules.opened(self.record, proposal)
 
-    def settle(self, kme: KmeId, settlement: Settlement, key: Secret | None) -> None:
+    def settle(self, kme: KmeId, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
         """Write a verdict, and the block if it is equal."""
         if not rules.settles(self.record, settlement, key):
             return
         self.record = rules.settled(self.record, settlement)
         proposal = settlement.proposal
         if key is not None:
-            self._add_block(kme, proposal, key)
+            self._add_block(kme, peer, proposal, key)
         self.inbox.remove(proposal.entries)
 
     def burn_inbox(self) -> int:
@@ -165,7 +117,7 @@ class PairState:
         self.inbox.remove(burnt)
         return len(burnt)
 
-    def _add_block(self, kme: KmeId, proposal: Proposal, key: Secret) -> None:
+    def _add_block(self, kme: KmeId, peer: KmeId, proposal: Proposal, key: Secret) -> None:
         number = proposal.number
         block = KeyBlock(
             number=number,
@@ -176,11 +128,13 @@ class PairState:
             key=key[:],
         )
         self.blocks[number] = block
-        self.ledgers[number] = Ledger.fresh(block.n_granules)
+        if rules.is_drawn_here(kme, peer, block.owner):
+            self._keep_ledgers({number: Ledger.fresh(block.n_granules)})
         if block.owner == kme:
             self.own.add(number, block.n_granules)
             if rules.is_usable(self.record, number):
                 self.own.open(number)
+            self._leave([number])
 
     def raise_marks(
         self, peer_settled: int = 0, floor_allocate: int = 0, floor_draw: int = 0
@@ -193,22 +147,30 @@ class PairState:
             self.own.shut(number)
         for number in self.own.between(*rules.opened_by(before, after)):
             self.own.open(number)
+        self._leave(self.own.between(0, after.floor_allocate))
+        self._expire(lambda number: number <= after.floor_draw, {})
 
     def give_back(self, reserved: GranuleRange, untouched_from: int) -> None:
         """Return a closed claim's tail to its block, if nothing behind it was claimed."""
         number = reserved.block_number
-        if self.own.marks[number] != reserved.stop:
-            return
         is_usable = rules.is_usable(self.record, number)
-        if is_usable:
-            self.own.shut(number)
-        self.own.marks[number] = untouched_from
-        if is_usable:
-            self.own.open(number)
+        self.own.give_back(reserved, untouched_from, is_usable=is_usable)
+        self._leave([number])
+
+    def close_claims(self, ranges: Iterable[GranuleRange]) -> None:
+        """Close claims of which nothing returns."""
+        closed = list(ranges)
+        for reserved in closed:
+            self.own.close(reserved)
+        self._leave([reserved.block_number for reserved in closed])
 
     def stock(self) -> Stock:
         """Return how many blocks have how much room."""
-        return Stock({room: n_blocks for room, n_blocks in self.own.stock.items() if n_blocks})
+        return self.own.stock()
+
+    def frontier(self) -> Frontier:
+        """Return what is never allocated any more of the own blocks."""
+        return rules.frontier(self.own.open_from(self.record.floor_allocate), self.record)
 
     def draw(self, ranges: Sequence[GranuleRange]) -> None:
         """Mark ranges as drawn: all or none."""
@@ -217,22 +179,93 @@ class PairState:
             for wanted in ranges
             if wanted.block_number > self.record.floor_draw
         }
-        self.ledgers.update(draw_all(ledgers, ranges))
+        self._keep_ledgers(draw_all(ledgers, ranges))
 
-    def begin_heartbeat(self, nonce: str) -> HeartbeatRecord:
+    def note_expiry(self, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        if rules.notes(self.expiries, expiry):
+            self.expiries.append(expiry)
+
+    def expire(self, now_unix_s: float) -> int:
+        """Carry out the expiries that are due; return how many granules expired undrawn."""
+        due = [one for one in self.expiries if one.due_unix_s <= now_unix_s]
+        if not due:
+            return 0
+        self.expiries = self.expiries[len(due) :]
+        frontier = due[-1].frontier
+        return self._expire(lambda number: number < frontier.number, frontier.open_from)
+
+    def _expire(self, is_behind: Callable[[int], bool], open_from: Mapping[int, int]) -> int:
+        numbers = takewhile(is_behind, self.ledgers)
+        after, n_expired = expire_all({n: self.ledgers[n] for n in numbers}, open_from)
+        self._keep_ledgers(after)
+        return n_expired
+
+    def _keep_ledgers(self, changed: Mapping[int, Ledger]) -> None:
+        """Keep ledgers as they are now, and destroy the blocks of which all was drawn."""
+        self.ledgers.update(changed)
+        for number, ledger in changed.items():
+            if ledger.is_full:
+                del self.ledgers[number]
+                self._destroy(number)
+
+    def _leave(self, numbers: Iterable[int]) -> None:
+        """Destroy own blocks of which nothing is allocated any more, unless they are drawn here."""
+        for number in self.own.leave(numbers, self.record.floor_allocate):
+            if number not in self.ledgers:
+                self._destroy(number)
+
+    def _destroy(self, number: int) -> None:
+        block = self.blocks.pop(number, None)
+        if block is not None:
+            block.key.wipe()
+
+    def begin_heartbeat(self, nonce: str, accepted: str | None) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent."""
-        self.heartbeat = rules.begun(self.heartbeat, nonce)
+        self.heartbeat = rules.begun(self.heartbeat, nonce, accepted)
         return self.heartbeat
-
-    def acknowledge_heartbeat(self, nonce: str) -> None:
-        """Note that the peer accepted the pending heartbeat."""
-        self.heartbeat = rules.acknowledged(self.heartbeat, nonce)
 
     def accept_heartbeat(self, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""
         before = self.heartbeat
         self.heartbeat = rules.heard(before, nonce, acknowledged)
         return before
+
+    def highest_epochs(self) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch of each source."""
+        lasts = {source: epochs.last for source, epochs in self.inbox.epochs.items()}
+        return {source: Epoch(last) for source, last in lasts.items() if last is not None}
+
+    def agree_restore(self, kme: KmeId, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Give up what may have been used since this state, and be in step with the peer."""
+        highest = self._give_up(kme, peer, agreement.highest)
+        self.raise_marks(floor_allocate=highest, floor_draw=highest)
+        for source, epoch in agreement.epochs.items():
+            self.inbox.epochs.setdefault(source, EpochSet()).fill(epoch.number)
+        self.heartbeat = restore.heartbeat_agreed(agreement)
+        self.agreed_incarnation = agreement.incarnation
+
+    def accept_restore(self, kme: KmeId, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Never allocate again from what the restored peer has given up."""
+        self.raise_marks(floor_allocate=self._give_up(kme, peer, highest))
+        self.heartbeat = restore.heartbeat_accepted(self.heartbeat, nonce)
+        return self.heartbeat
+
+    def retire(self, kme: KmeId, peer: KmeId) -> int:
+        """Give up all of a peer that is gone for good, and return the highest number seen."""
+        highest = self._give_up(kme, peer, 0)
+        self.raise_marks(floor_allocate=highest, floor_draw=highest)
+        return highest
+
+    def _give_up(self, kme: KmeId, peer: KmeId, highest: int) -> int:
+        """End what is under way, burn what waits, and return the highest number of either side."""
+        highest = restore.highest_of(self.record, highest)
+        void = restore.void_of(self.record)
+        if void is not None:
+            self.settle(kme, peer, void, None)
+        self.burn_inbox()
+        self.record = replace(self.record, highest=highest)
+        return highest
 
     def block(self, number: int) -> KeyBlock | None:
         """Return a copy of a block."""

@@ -15,15 +15,18 @@ Every method may raise `StoreUnavailableError`; after it the outcome of a write
 is unknown until the call is repeated or the state is read again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
+from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -34,6 +37,7 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 
 
 class InboxStore(Protocol):
@@ -112,9 +116,10 @@ class PairingStore(Protocol):
     async def settle(self, peer: KmeId, settlement: Settlement, key: Secret | None) -> None:
         """Write the verdict and all that follows from it, in one step.
 
-        With EQUAL the block and its ledger (all granules free, the reserved
-        ones drawn) come to be with the bytes `key`; with VOID and UNEQUAL no
-        block does. In each case the listed entries leave the inbox, `last` is
+        With EQUAL the block comes to be with the bytes `key`, and, if its keys
+        are drawn here (`kme.store.rules.is_drawn_here`), its ledger: all
+        granules free, the reserved ones drawn. With VOID and UNEQUAL no block
+        does. In each case the listed entries leave the inbox, `last` is
         the settlement, `highest` is at least its number, and an open proposal
         of that number is closed. Repeating the last settlement does nothing.
 
@@ -131,7 +136,11 @@ class PairingStore(Protocol):
         ...
 
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
-        """Refuse claims and draws from blocks at or below these numbers; floors only rise."""
+        """Refuse claims and draws from blocks at or below these numbers; floors only rise.
+
+        Those of them of which nothing is claimed are destroyed. Of very many
+        some are left to the next calls of `expire`, so that no call takes long.
+        """
         ...
 
 
@@ -139,7 +148,14 @@ class SupplyStore(Protocol):
     """Blocks, claims on them and the ledger of what was drawn."""
 
     async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
-        """Read a block with its bytes; None if there is none (any more)."""
+        """Read a block with its bytes; None if there is none (any more).
+
+        A block is destroyed when nothing can come of it any more: one of our
+        own when it is used up or below the floor and no claim on it is open,
+        one that is drawn from here when all of it was drawn or expired. Of
+        own blocks that were begun and that nobody claims from, only the
+        `MAX_OPEN_FROM` with the most room are kept.
+        """
         ...
 
     async def claim(
@@ -149,8 +165,10 @@ class SupplyStore(Protocol):
 
         Only blocks count that this KME owns, with a number that is at most
         `peer_settled` and above `floor_allocate`. Of those with room for
-        `min_granules`, the one with the least room is taken (the lowest number
-        among equals), so that remainders are used up before fresh blocks.
+        `min_granules`, one that was begun (something of it was claimed) goes
+        first, the one with the least room (the lowest number among equals);
+        else the fresh one with the lowest number. So remainders are used up
+        before fresh blocks, and numbers in order, and the frontier moves.
 
         Returns
         -------
@@ -202,6 +220,118 @@ class SupplyStore(Protocol):
         ...
 
 
+class ExpiryStore(Protocol):
+    """When keys that nobody drew expire (ADR 0013).
+
+    Each fact has one home: the owner of a block knows what it may still
+    allocate, the other KME, where its keys are drawn, what became of the rest.
+    """
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks.
+
+        At most `MAX_OPEN_FROM` blocks, those with the lowest numbers that are
+        not used up, are named; the next one's number, or the one behind the
+        highest that was settled, is the frontier's own.
+        """
+        ...
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        ...
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires.
+
+        Noting the last one that waits again does nothing.
+
+        Raises
+        ------
+        InputError
+            If `MAX_EXPIRIES` wait already, it is due before the last of them,
+            or it names a time, block or granule that cannot be.
+        """
+        ...
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due.
+
+        What is behind the latest of them, of the blocks that the peer owns, can
+        be drawn no more: whole blocks are destroyed, bytes first, ledger last;
+        of a block that is still in use the granules behind it count as drawn.
+        Interrupted anywhere and called again it goes on.
+
+        Returns
+        -------
+        int
+            How many granules expired that were not drawn, as far as this call
+            counted them.
+        """
+        ...
+
+
+class GrantStore(Protocol):
+    """Keys granted to further slaves of this KME (`kme.store.grants`)."""
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants and keep the grants, in one step; all or none.
+
+        One that is kept already and is the same stays as it is, whatever became
+        of it. In Vault a call that was cut off may have drawn pads and kept
+        nothing: those keys are burnt, and the repeat is refused.
+
+        Parameters
+        ----------
+        peer
+            The KME where the master lives, and which owns the pads' blocks;
+            this KME itself for grants without pads.
+        grants
+            What is granted.
+
+        Raises
+        ------
+        KeyNotFoundError, OverlapError
+            If a pad cannot be drawn (as `SupplyStore.draw`).
+        InputError
+            If another key was granted under one of the key_IDs, or one is
+            listed twice.
+        """
+        ...
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes; those not known are left out."""
+        ...
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them, for ever, or none.
+
+        In Vault a refusal because of another call at the same moment may leave
+        some of them taken.
+
+        Raises
+        ------
+        KeyNotFoundError
+            If one is not here, or does not wait for this slave.
+        InputError
+            If one is listed twice.
+        """
+        ...
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time, and shred their bytes.
+
+        One call looks at or removes `limit` grants at most; called again and
+        again it comes to all. Infinite time burns all that there are. Their
+        pads stay drawn, so none of them can be kept again.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        ...
+
+
 class HeartbeatStore(Protocol):
     """The nonces by which a roll-back is seen."""
 
@@ -209,15 +339,17 @@ class HeartbeatStore(Protocol):
         """Return the pair's heartbeat record, freshly read."""
         ...
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write, in any case, that a heartbeat is about to be sent, and return the record.
 
-        While one is pending, it stays so; else the one of this nonce is from now on.
+        The pending one is acknowledged if it is the one that the peer
+        `accepted`, and that of `nonce` is pending from then on; any other stays
+        pending. So an acknowledgement needs no write of its own: one that a
+        crash loses only makes the same nonce be sent again, and the peer
+        accepts that one because it is what it remembers.
         """
-        ...
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
         ...
 
     async def accept_heartbeat(
@@ -227,6 +359,80 @@ class HeartbeatStore(Protocol):
 
         Nothing changes unless the last one heard was this one or the one that
         it says was acknowledged (`kme.store.rules.follows`).
+        """
+        ...
+
+
+class RestoreStore(Protocol):
+    """That this store is an older copy of itself, until that is agreed with each peer.
+
+    Until then nothing may be allocated, drawn, proposed or judged with a peer:
+    callers see to that. Final keys may come in; the agreement burns them.
+    """
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed.
+
+        That counts for peers that it doesn't know yet as well: they may have
+        been known before. No other process uses the store meanwhile.
+
+        Raises
+        ------
+        InputError
+            If `incarnation` isn't 32 hexadecimal digits; they are fresh for each restore.
+        """
+        ...
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        ...
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        ...
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer.
+
+        Both floors and `highest` rise to the highest number of either side, an
+        open proposal is void, what waits in the inbox is burnt, sources are
+        filled up to the epochs given, and the heartbeats go on from the two
+        nonces agreed on. Repeating it does nothing.
+
+        Raises
+        ------
+        PairingError
+            If the store isn't marked with this incarnation.
+        """
+        ...
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up.
+
+        The floor of allocation and `highest` rise to the highest number of
+        either side, an open proposal is void, what waits in the inbox is burnt
+        (its counterparts are), and `nonce` counts as the last heartbeat heard.
+        Draws go on: what this KME's SAEs were promised is theirs.
+
+        Returns
+        -------
+        HeartbeatRecord
+            The nonces after it: the peer's next heartbeat follows `nonce`, our
+            next one the pending or else the acknowledged one.
+        """
+        ...
+
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good (architecture: rule 13).
+
+        Both floors rise to the highest number seen, an open proposal is void,
+        what waits in the inbox is burnt, and the peer's grants are forgotten.
+        Numbers, epochs and nonces stay. It may be repeated.
+
+        Returns
+        -------
+        int
+            The highest number seen.
         """
         ...
 
@@ -243,7 +449,17 @@ class IncidentStore(Protocol):
         ...
 
 
-class Store(InboxStore, PairingStore, SupplyStore, HeartbeatStore, IncidentStore, Protocol):
+class Store(
+    InboxStore,
+    PairingStore,
+    SupplyStore,
+    ExpiryStore,
+    GrantStore,
+    HeartbeatStore,
+    RestoreStore,
+    IncidentStore,
+    Protocol,
+):
     """All that one KME keeps."""
 
     async def close(self) -> None:

@@ -231,6 +231,63 @@ class Stock:
         return sum(room // n_granules * n for room, n in self.blocks_by_room.items())
 
 
+MAX_OPEN_FROM: Final = 32
+"""A frontier names at most so many blocks that are not used up yet."""
+
+MAX_EXPIRIES: Final = 128
+"""So many expiries of a pair may wait; a lifetime is divided in half as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What a KME will never again allocate from, of the blocks that it owns in one pair.
+
+    A place, block and granule, is *behind* the frontier if its block number is
+    below `number`, and the granule lies before where `open_from` says that its
+    block may still be allocated from. Nothing that is behind ever comes to lie
+    before it again, so a frontier that is late is true as well.
+
+    Parameters
+    ----------
+    number
+        Of blocks with this number and above nothing is behind.
+    open_from
+        From block number, below `number`, to the first granule that may still
+        be allocated: one that was never claimed, or is claimed now. Blocks that
+        are not named are behind as a whole.
+    """
+
+    number: int = 0
+    open_from: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.number < 0 or len(self.open_from) > MAX_OPEN_FROM:
+            raise InputError("a frontier's number is out of range, or it names too many blocks")
+        for number, granule in self.open_from.items():
+            if not 1 <= number < self.number or granule < RESERVED_GRANULES:
+                raise InputError("a frontier names a block or granule that cannot be behind it")
+
+    def is_behind(self, number: int, granule: int) -> bool:
+        """Return whether a granule of a block is never allocated any more."""
+        return number < self.number and granule < self.open_from.get(number, granule + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What was behind the peer's frontier at one moment, and when that expires.
+
+    Parameters
+    ----------
+    frontier
+        The peer's.
+    due_unix_s
+        Keys behind it may be drawn until then, by this KME's clock.
+    """
+
+    frontier: Frontier
+    due_unix_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class HeartbeatRecord:
     """The nonces of the heartbeats with one peer; durable (architecture: rule 12).
@@ -259,6 +316,8 @@ class IncidentKind(StrEnum):
     BROKEN_PROPOSAL = "broken_proposal"
     CLEARED = "cleared"
     DISPUTED_SAE = "disputed_sae"
+    RESTORED = "restored"
+    RETIRED = "retired"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,34 @@
 """rules - what every backend checks before it writes, so that all of them refuse alike."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from kme.errors import InputError, PairingError
-from kme.ids import KeyId
+from kme.ids import KeyId, KmeId
 from kme.secret import Secret
 from kme.store.records import (
     MAX_BLOCK_BYTES,
+    MAX_EXPIRIES,
+    MAX_OPEN_FROM,
     RESERVED_BYTES,
     Claim,
+    Expiry,
+    Frontier,
     HeartbeatRecord,
     PairingRecord,
     Proposal,
     Settlement,
     Verdict,
 )
+from kme.units import GRANULE_BYTES
 
 MAX_NUMBER: Final = (1 << KeyId.NUMBER_BITS) - 1
 """The highest block number that a key_ID can carry."""
+
+MAX_STEP: Final = 1 << 20
+"""No proposal has a number that is further above the highest one known."""
 
 MAX_PART: Final = (1 << 16) - 1
 """The highest part that a final key may be split into."""
@@ -75,6 +84,25 @@ def check_number(number: int) -> None:
     """
     if not 0 <= number <= MAX_NUMBER:
         raise PairingError(f"block number {number} is not in 0..{MAX_NUMBER}")
+
+
+def check_step(record: PairingRecord, number: int) -> None:
+    """Return if the number of a leader's proposal may come after those that were seen.
+
+    What is settled is walked through when it expires: a leader that leaps would
+    keep this KME busy for ever.
+
+    Raises
+    ------
+    PairingError
+        If it is no block number, or more than `MAX_STEP` above the highest one.
+    """
+    check_number(number)
+    if number > record.highest + MAX_STEP:
+        raise PairingError(
+            f"block {number} cannot be proposed, it is more than {MAX_STEP} above"
+            f" {record.highest}, the highest number known here"
+        )
 
 
 def opens(record: PairingRecord, proposal: Proposal) -> bool:
@@ -194,9 +222,66 @@ def opened_by(before: PairingRecord, after: PairingRecord) -> tuple[int, int]:
     return max(before.peer_settled, after.floor_allocate), after.peer_settled
 
 
-def begun(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:
-    """Return the record with a heartbeat under way: the one that is pending, else a new one."""
-    return record if record.pending is not None else replace(record, pending=nonce)
+def is_drawn_here(kme: KmeId, peer: KmeId, owner: KmeId) -> bool:
+    """Return whether keys of a pair's block are drawn at this KME, so that it has a ledger here.
+
+    Those of our own blocks are drawn at the peer, which alone knows what became of them.
+    """
+    return owner != kme or peer == kme
+
+
+def frontier(open_from: Mapping[int, int], record: PairingRecord) -> Frontier:
+    """Return the frontier of the own blocks of a pair.
+
+    Parameters
+    ----------
+    open_from
+        From number to the first granule that may still be allocated, of the
+        blocks of which something may: all, or one more than have a name.
+    record
+        The pair's.
+    """
+    if record.last is None:
+        return Frontier()
+    numbers = [*sorted(open_from), record.last.proposal.number + 1]
+    named = numbers[: min(MAX_OPEN_FROM, len(open_from))]
+    return Frontier(numbers[len(named)], {number: open_from[number] for number in named})
+
+
+def notes(waiting: Sequence[Expiry], expiry: Expiry) -> bool:
+    """Return whether an expiry is to be noted; False if it is the last one that waits.
+
+    Raises
+    ------
+    InputError
+        If `MAX_EXPIRIES` wait already, it is due before the last of them, or
+        it names a time, block or granule that cannot be.
+    """
+    if waiting and waiting[-1] == expiry:
+        return False
+    frontier = expiry.frontier
+    last_granule = max(frontier.open_from.values(), default=0)
+    if frontier.number > MAX_NUMBER + 1 or last_granule > MAX_BLOCK_BYTES // GRANULE_BYTES:
+        raise InputError("an expiry names a block or granule that no key_ID can")
+    if not math.isfinite(expiry.due_unix_s):
+        raise InputError(f"an expiry cannot be due at {expiry.due_unix_s}")
+    if len(waiting) >= MAX_EXPIRIES:
+        raise InputError(f"{MAX_EXPIRIES} expiries wait: carry out what is due, then note more")
+    if waiting and expiry.due_unix_s < waiting[-1].due_unix_s:
+        raise InputError("an expiry cannot be due before the one that was noted last")
+    return True
+
+
+def begun(record: HeartbeatRecord, nonce: str, accepted: str | None) -> HeartbeatRecord:
+    """Return the record with a heartbeat under way: the one that is pending, else a new one.
+
+    What is pending ends if it is the one that the peer `accepted`.
+    """
+    if record.pending is None:
+        return replace(record, pending=nonce)
+    if record.pending != accepted:
+        return record
+    return replace(record, pending=nonce, acknowledged=accepted)
 
 
 def follows(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> bool:
@@ -207,13 +292,6 @@ def follows(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> bo
 def heard(record: HeartbeatRecord, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
     """Return the record after a heartbeat of the peer; one that does not follow changes nothing."""
     return replace(record, heard=nonce) if follows(record, nonce, acknowledged) else record
-
-
-def acknowledged(record: HeartbeatRecord, nonce: str) -> HeartbeatRecord:
-    """Return the record after the peer accepted a heartbeat; only the pending one counts."""
-    if record.pending != nonce:
-        return record
-    return replace(record, pending=None, acknowledged=nonce)
 
 
 def _check_proposal(proposal: Proposal) -> None:

@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 MAX_OPEN_CLAIMS: Final = 8
 """So many remainders are kept for smaller keys; what is more goes back."""
 
+MAX_CLAIM_AGE_S: Final = 600.0
+"""No claim is held longer, however few keys are asked for."""
+
 _MAX_CLAIMS_AHEAD: Final = 4
 """Blocks may be smaller than a step; no more than so many are claimed ahead at once."""
 
@@ -109,6 +112,7 @@ class Allocator:
         self._fetching: asyncio.Task[KmeError | None] | None = None
         self._rest_until_s = ports.clock.monotonic_s()
         self._is_closing = False
+        self._n_dropped = 0
 
     @property
     def claims(self) -> tuple[OpenClaim, ...]:
@@ -151,6 +155,32 @@ class Allocator:
         self._pending = [claim for claim in self._pending if claim not in dropped]
         self._retire(dropped)
 
+    def drop_all(self) -> None:
+        """Use no claim any more, nor one that is being made now: somebody may close them all.
+
+        What is cut from a closed claim would expire too early.
+        """
+        self._n_dropped += 1
+        self._retire(self.claims)
+        self._open, self._pending = [], []
+
+    async def release_old(self) -> None:
+        """Give back what was claimed long ago: it holds up the expiry of all keys behind it.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer; what is due is given back later.
+        """
+        async with self._turn:
+            await self.settle()
+            due_s = self._ports.clock.monotonic_s() - MAX_CLAIM_AGE_S
+            old = [claim for claim in self.claims if claim.claimed_s <= due_s]
+            self._open = [claim for claim in self._open if claim not in old]
+            self._pending = [claim for claim in self._pending if claim not in old]
+            self._retire(old)
+            await self._give_back_retired()
+
     async def close(self) -> None:
         """Give back what was never used; nothing is cut any more."""
         self._is_closing = True
@@ -187,7 +217,8 @@ class Allocator:
             if error is not None:
                 raise error
             keys = self._cut(wish)
-        assert keys is not None, "nobody else cuts while a request has its turn"
+        if keys is None:  # nobody else cuts meanwhile, but what was claimed may be dropped
+            raise UnavailableError("claims were dropped just now: try again later")
         return keys
 
     @property
@@ -250,8 +281,9 @@ class Allocator:
 
     async def _claim(self, key_granules: int, needed_granules: int) -> bool:
         """Claim one range; False if no block has room for a key of this size."""
-        ports = self._ports
+        ports, n_dropped = self._ports, self._n_dropped
         want = self._step.fitting(key_granules, needed_granules)
+        asked_s = ports.clock.monotonic_s()
         claim = await ports.store.claim(self._peer, ports.worker, key_granules, want)
         if claim is None:
             return False
@@ -260,11 +292,14 @@ class Allocator:
         except UnavailableError:
             self._retired.append((claim, claim.reserved.start))
             raise
+        if n_dropped != self._n_dropped:
+            self._retired.append((claim, claim.reserved.start))
+            raise UnavailableError("claims are closed just now: try again later")
         if block is None:
             raise IntegrityError(
                 "a claimed block is missing", block_number=claim.reserved.block_number
             )
-        self._pending.append(OpenClaim(claim, block))
+        self._pending.append(OpenClaim(claim, block, asked_s))
         return True
 
     async def _confirm(self) -> None:
@@ -294,4 +329,9 @@ class Allocator:
         self._retired.sort(key=lambda item: (item[0].reserved.block_number, item[1]))
         while self._retired:
             claim, untouched_from = self._retired.pop()
-            await self._ports.store.give_back(self._peer, claim, untouched_from)
+            try:
+                await self._ports.store.give_back(self._peer, claim, untouched_from)
+            except UnavailableError:
+                # It may be open still; to close it once more does nothing.
+                self._retired.append((claim, untouched_from))
+                raise

@@ -25,6 +25,8 @@ class OpenBlock:
         The KME that allocates from it.
     source_class
         How the key came to be.
+    lifetime_s
+        How long its keys live.
     key
         All its bytes: a copy of our own, because it will be wiped.
     id_key
@@ -33,13 +35,15 @@ class OpenBlock:
 
     owner: KmeId
     source_class: SourceClass
+    lifetime_s: int
     key: Secret
     id_key: Secret
 
     @classmethod
     def of(cls, block: KeyBlock) -> "OpenBlock":
         """Open a block as the store returned it."""
-        return cls(block.owner, block.source_class, block.key[:], id_key(block.key))
+        key, key_for_ids = block.key[:], id_key(block.key)
+        return cls(block.owner, block.source_class, block.lifetime_s, key, key_for_ids)
 
     def holds(self, offset_granules: int, n_granules: int) -> bool:
         """Return whether a key may lie there: behind the reserved bytes, before the end."""

@@ -91,6 +91,8 @@ class OpenClaim:
         The range, reserved durably.
     block
         Its block; what is needed is copied.
+    claimed_s
+        When it was reserved, in monotonic seconds.
 
     Raises
     ------
@@ -98,15 +100,16 @@ class OpenClaim:
         If the range doesn't lie in the block.
     """
 
-    __slots__ = ("_id_key", "_key", "_mark", "claim", "source_class")
+    __slots__ = ("_id_key", "_key", "_mark", "claim", "claimed_s", "source_class")
 
-    def __init__(self, claim: Claim, block: OpenBlock) -> None:
+    def __init__(self, claim: Claim, block: OpenBlock, claimed_s: float = 0.0) -> None:
         reserved = claim.reserved
         if not block.holds(reserved.start, reserved.n_granules):
             raise IntegrityError(
                 "the store reserved a range outside its block", block_number=reserved.block_number
             )
         self.claim = claim
+        self.claimed_s = claimed_s
         self.source_class = block.source_class
         self._key = block.key[reserved.start * GRANULE_BYTES : reserved.stop * GRANULE_BYTES]
         self._id_key = block.id_key[:]

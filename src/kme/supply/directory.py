@@ -95,7 +95,11 @@ class SaeDirectory:
 
     def is_local(self, sae: SaeId) -> bool:
         """Return whether an SAE is registered and lives at this KME."""
-        return self._now.homes.get(sae) == self._local
+        return self.lives_at(sae, self._local)
+
+    def lives_at(self, sae: SaeId, kme: KmeId) -> bool:
+        """Return whether an SAE is registered and lives at this KME."""
+        return self._now.homes.get(sae) == kme
 
     def _checked(self, residents: Residents) -> _Register:
         known = tuple(residents)

@@ -1,6 +1,5 @@
 """draw - keys by key_ID: each is given out once, to the SAE that its id names."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -11,18 +10,16 @@ from kme.errors import (
     KmeError,
     NotEntitledError,
     OverlapError,
-    UnavailableError,
 )
 from kme.ids import KeyId, SaeId
 from kme.secret import Secret
-from kme.store.ports import IncidentStore, SupplyStore
-from kme.store.records import GranuleRange, Incident, IncidentKind
+from kme.store.ports import GrantStore, IncidentStore, SupplyStore
+from kme.supply.alarm import alarm_of_overlap
 from kme.supply.cache import BlockCache, OpenBlock
 from kme.supply.directory import SaeDirectory
-from kme.supply.key_id import IdScope, is_made_for
+from kme.supply.granted import granted
+from kme.supply.key_id import IdScope, is_made_for, range_of
 from kme.supply.ports import Key
-
-_logger = logging.getLogger(__name__)
 
 KEY_NOT_FOUND: Final = "one or more keys specified are not found on KME"
 """The text that ETSI GS QKD 014 clause 6.4 prescribes."""
@@ -36,8 +33,8 @@ MAX_CHECKS_PER_WINDOW: Final = 4096
 CHECK_WINDOW_S: Final = 60.0
 
 
-class DrawStore(SupplyStore, IncidentStore, Protocol):
-    """What drawing needs of a store: ledgers, and where alarms go."""
+class DrawStore(SupplyStore, GrantStore, IncidentStore, Protocol):
+    """What drawing needs of a store: ledgers, grants, and where alarms go."""
 
 
 class CheckBudget:
@@ -91,7 +88,9 @@ class Drawer:
 
     First every id is checked and its bytes are read, then all draws are
     written in one step, then the keys are returned: whatever happens in
-    between burns keys and never gives one out twice.
+    between burns keys and never gives one out twice. An id that wasn't made
+    for the caller may be that of a grant; grants are taken in a step of their
+    own behind the draws, which find out more often that they can't be.
 
     Parameters
     ----------
@@ -130,32 +129,55 @@ class Drawer:
         StoreUnavailableError
             If the store doesn't answer; the keys may be burnt.
         """
-        keys: list[Key] = []
+        keys: dict[KeyId, Secret] = {}
         try:
             encoded_scope = scope.encoded()
             for key_id in key_ids:
                 found = await self._read(scope, encoded_scope, key_id)
-                keys.append(Key(key_id, found))
-            await self._write(scope, key_ids)
+                if found is not None:
+                    keys[key_id] = found
+            cut, others = list(keys), [key_id for key_id in key_ids if key_id not in keys]
+            if others:
+                keys |= await self._read_grants(scope, others)
+            if cut:
+                await self._write(scope, cut)
+            if others:
+                await self._ports.store.take_grants(scope.master_kme, scope.slave, others)
         except BaseException:
-            for key in keys:
-                key.key.wipe()
+            for key in keys.values():
+                key.wipe()
             raise
-        return keys
+        return [Key(key_id, keys[key_id]) for key_id in key_ids]
 
-    async def _read(self, scope: IdScope, encoded_scope: bytes, key_id: KeyId) -> Secret:
-        """Return a key's bytes if the id was made for this scope."""
-        block = await self._ports.cache.block(scope.master_kme, key_id.block_number)
-        if block is None or block.owner != scope.master_kme:
-            raise KeyNotFoundError(KEY_NOT_FOUND)
-        if not block.holds(key_id.offset_granules, key_id.n_granules):
-            raise KeyNotFoundError(KEY_NOT_FOUND)
-        if not is_made_for(block.id_key, encoded_scope, key_id):
-            raise self._refusal(scope, block, key_id)
+    async def _read(self, scope: IdScope, encoded_scope: bytes, key_id: KeyId) -> Secret | None:
+        """Return a key's bytes; None if the id was not made for this scope."""
+        block = await self._block_of(scope, key_id)
+        if block is None or not is_made_for(block.id_key, encoded_scope, key_id):
+            return None
         return block.key[key_id.offset_bytes : key_id.offset_bytes + key_id.n_bytes]
 
-    def _refusal(self, scope: IdScope, block: OpenBlock, key_id: KeyId) -> KmeError:
+    async def _block_of(self, scope: IdScope, key_id: KeyId) -> OpenBlock | None:
+        """Return the block that an id names, if the key can lie there."""
+        block = await self._ports.cache.block(scope.master_kme, key_id.block_number)
+        if block is None or block.owner != scope.master_kme:
+            return None
+        return block if block.holds(key_id.offset_granules, key_id.n_granules) else None
+
+    async def _read_grants(self, scope: IdScope, key_ids: Sequence[KeyId]) -> dict[KeyId, Secret]:
+        """Return the bytes of grants; refuse what is none of the caller's."""
+        ports = self._ports
+        kept = await ports.store.grants(scope.master_kme, key_ids)
+        found = granted(kept, (scope.master, scope.slave), ports.clock.now_s())
+        for key_id in key_ids:
+            if key_id not in found:
+                raise await self._refusal(scope, key_id)
+        return found
+
+    async def _refusal(self, scope: IdScope, key_id: KeyId) -> KmeError:
         """Return why the caller can't have this key: somebody else's, or nobody's."""
+        block = await self._block_of(scope, key_id)
+        if block is None:
+            return KeyNotFoundError(KEY_NOT_FOUND)
         others = [sae for sae in self._ports.directory.local_saes if sae != scope.slave]
         for sae in others[: self._budget.grant(scope.slave, len(others))]:
             if is_made_for(block.id_key, replace(scope, slave=sae).encoded(), key_id):
@@ -164,35 +186,13 @@ class Drawer:
 
     async def _write(self, scope: IdScope, key_ids: Sequence[KeyId]) -> None:
         """Mark the keys as drawn, in the order of their blocks."""
-        ranges = [
-            GranuleRange(
-                key_id.block_number,
-                key_id.offset_granules,
-                key_id.offset_granules + key_id.n_granules,
-            )
-            for key_id in key_ids
-        ]
+        ranges = [range_of(key_id) for key_id in key_ids]
         ranges.sort(key=lambda drawn: (drawn.block_number, drawn.start))
         try:
             await self._ports.store.draw(scope.master_kme, ranges)
         except OverlapError as error:
-            await self._alarm(scope, error)
+            ports, who = self._ports, f"master={scope.master}, caller={scope.slave}"
+            await alarm_of_overlap(ports.store, scope.master_kme, ports.clock.now_s(), who, error)
             raise OverlapError(KEY_NOT_FOUND) from error
         except KeyNotFoundError as error:
             raise KeyNotFoundError(KEY_NOT_FOUND) from error
-
-    async def _alarm(self, scope: IdScope, overlap: OverlapError) -> None:
-        """Keep an alarm; the refusal stands even if that fails."""
-        ports = self._ports
-        facts = ", ".join(f"{name}={value}" for name, value in overlap.diagnostics().items())
-        incident = Incident(
-            peer=scope.master_kme,
-            kind=IncidentKind.OVERLAPPING_DRAW,
-            unix_s=ports.clock.now_s(),
-            details=f"master={scope.master}, caller={scope.slave}, {facts}",
-        )
-        _logger.error("overlapping draw", extra={"details": incident.details})
-        try:
-            await ports.store.record_incident(incident)
-        except UnavailableError as error:
-            _logger.error("alarm not kept", extra={"error": str(error)})

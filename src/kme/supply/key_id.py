@@ -1,15 +1,21 @@
 """key_id - ids that certify themselves: where a key lies, and a tag over whom it is for."""
 
 import hmac
-from dataclasses import dataclass, replace
+import struct
+from dataclasses import dataclass
 from typing import Final
 
 from kme.encoding import encode_fields
+from kme.errors import IdentifierError
 from kme.ids import KeyId, KmeId, SaeId
 from kme.secret import Secret
+from kme.store.records import GranuleRange
 
 _LABEL: Final = b"kme key_ID 1"
 """Keeps these tags apart from any other use of the same key."""
+
+_PLACE: Final = struct.Struct(">IQIIII")
+"""Block number, offset and length as `encode_fields` would write them, each behind its length."""
 
 _TAG_BYTES: Final = 8
 _SPARE_BITS: Final = 8 * _TAG_BYTES - KeyId.TAG_BITS
@@ -91,8 +97,8 @@ def make_key_id(
     ----------
     .. [1] NIST FIPS 198-1; truncation: NIST SP 800-107 rev. 1, section 5.3.3.
     """
-    place = KeyId(block_number, offset_granules, n_bytes, tag=0)
-    return replace(place, tag=_tag(id_key, encoded_scope, place))
+    tag = _tag(id_key, encoded_scope, block_number, offset_granules, n_bytes)
+    return KeyId(block_number, offset_granules, n_bytes, tag)
 
 
 def is_made_for(id_key: Secret, encoded_scope: bytes, key_id: KeyId) -> bool:
@@ -107,18 +113,33 @@ def is_made_for(id_key: Secret, encoded_scope: bytes, key_id: KeyId) -> bool:
     key_id
         The id as it came in.
     """
-    expected = _tag(id_key, encoded_scope, key_id)
+    expected = _tag(
+        id_key, encoded_scope, key_id.block_number, key_id.offset_granules, key_id.n_bytes
+    )
     return hmac.compare_digest(
         expected.to_bytes(_TAG_BYTES, "big"), key_id.tag.to_bytes(_TAG_BYTES, "big")
     )
 
 
-def _tag(id_key: Secret, encoded_scope: bytes, place: KeyId) -> int:
+def range_of(key_id: KeyId) -> GranuleRange:
+    """Return the range that a key occupies.
+
+    Raises
+    ------
+    InputError
+        If it touches the block's reserved bytes.
+    """
+    start = key_id.offset_granules
+    return GranuleRange(key_id.block_number, start, start + key_id.n_granules)
+
+
+def _tag(
+    id_key: Secret, encoded_scope: bytes, block_number: int, offset_granules: int, n_bytes: int
+) -> int:
     """Return the first 62 bits of the HMAC over scope and place."""
-    encoded_place = encode_fields(
-        place.block_number.to_bytes(8, "big"),
-        place.offset_granules.to_bytes(4, "big"),
-        place.n_bytes.to_bytes(4, "big"),
-    )
-    digest = hmac.digest(id_key.reveal(), encoded_scope + encoded_place, "sha256")
+    try:
+        place = _PLACE.pack(8, block_number, 4, offset_granules, 4, n_bytes)
+    except struct.error as error:
+        raise IdentifierError("a key's place does not fit a key_ID") from error
+    digest = hmac.digest(id_key.reveal(), encoded_scope + place, "sha256")
     return int.from_bytes(digest[:_TAG_BYTES], "big") >> _SPARE_BITS

@@ -7,6 +7,7 @@ from typing import Protocol
 from kme.ids import KeyId, KmeId, SaeId
 from kme.secret import Secret
 from kme.store.records import SourceClass, Stock
+from kme.units import GRANULE_BYTES, granules_of_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,15 @@ class SupplyStock:
         keys are being cut from. Empty before the first block.
     room
         Pieces that keys can be cut from, by their length in granules.
+    kept_bytes
+        So much of it is kept for other pairs of SAEs.
     """
 
     target: KmeId
     is_peer_alive: bool
     source_classes: frozenset[SourceClass]
     room: Stock
+    kept_bytes: int = 0
 
     @property
     def is_quantum(self) -> bool:
@@ -49,7 +53,7 @@ class SupplyStock:
     @property
     def free_bytes(self) -> int:
         """All bytes that may still be handed out once the peer is alive."""
-        return self.room.n_bytes
+        return max(0, self.room.n_bytes - self.kept_bytes)
 
     @property
     def max_key_bytes(self) -> int:
@@ -60,7 +64,8 @@ class SupplyStock:
         """Return how many keys of `n_bytes` bytes can be had now."""
         if not self.is_peer_alive or not 1 <= n_bytes <= KeyId.MAX_BYTES:
             return 0
-        return self.room.count_of(n_bytes)
+        n_kept = -(-self.kept_bytes // (granules_of_bytes(n_bytes) * GRANULE_BYTES))
+        return max(0, self.room.count_of(n_bytes) - n_kept)
 
 
 class KeySupply(Protocol):
@@ -70,8 +75,15 @@ class KeySupply(Protocol):
     length or an error, never a short answer.
     """
 
-    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
-        """Cut fresh keys for a master SAE of this KME and a slave SAE of another.
+    async def new_keys(
+        self,
+        master: SaeId,
+        slave: SaeId,
+        n_keys: int,
+        n_bytes: int,
+        more_slaves: Sequence[SaeId] = (),
+    ) -> list[Key]:
+        """Cut fresh keys for a master SAE of this KME and the slave SAEs that it names.
 
         Parameters
         ----------
@@ -83,12 +95,14 @@ class KeySupply(Protocol):
             How many.
         n_bytes
             How long each is, in bytes; 1 to 8192.
+        more_slaves
+            Further SAEs, of any KME, that will ask for the same keys, each once.
 
         Returns
         -------
         list of Key
-            `n_keys` keys that nobody was given before and nobody but these two
-            SAEs will be given.
+            `n_keys` keys that nobody was given before and nobody but these
+            SAEs will be given. What further slaves need is durable at their KMEs.
 
         Raises
         ------
@@ -98,14 +112,15 @@ class KeySupply(Protocol):
         OutOfKeysError
             If too few bytes are in stock; none is handed out then.
         PeerUnavailableError
-            If the slave's KME was not heard within its lease.
+            If the KME of a slave was not heard within its lease, or doesn't take
+            a key for a further slave: it is burnt then.
         UnavailableError
             If the store doesn't answer, or the supply is not open.
         """
         ...
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
-        """Hand out, once, the keys that a master SAE of another KME was given.
+        """Hand out, once, the keys that a master SAE was given, of another KME or of this one.
 
         Parameters
         ----------

@@ -1,12 +1,15 @@
 """supply - key blocks of this KME's links become keys for its SAEs, once each."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from kme.clock import Clock
-from kme.errors import PeerUnavailableError, RequestError, UnavailableError
+from kme.errors import OutOfKeysError, PeerUnavailableError, RequestError, UnavailableError
 from kme.ids import KeyId, KmeId, SaeId
 from kme.pairing.ports import Liveness
 from kme.store.ports import Store
@@ -14,9 +17,14 @@ from kme.supply.allocator import Allocator, AllocatorPorts, Wish
 from kme.supply.cache import DEFAULT_CACHE_BYTES, BlockCache
 from kme.supply.directory import SaeDirectory
 from kme.supply.draw import Drawer, DrawPorts
+from kme.supply.grantor import Grantor, GrantorPorts
+from kme.supply.grants import GrantLink
 from kme.supply.key_id import IdScope
+from kme.supply.local import AlwaysAlive, LocalBlocks, LocalKeys, give_up_after_restore
 from kme.supply.ports import Key, SupplyStock
+from kme.supply.reserves import Reserve, Reserves
 from kme.supply.stocktaker import StockTaker
+from kme.units import GRANULE_BYTES
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +34,7 @@ MAX_KEYS_PER_CALL: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class SupplyLimits:
-    """How much the supply keeps in memory.
+    """How much the supply keeps in memory, for whom it keeps key, and what it may make itself.
 
     Parameters
     ----------
@@ -35,17 +43,27 @@ class SupplyLimits:
     stock_shared_s
         For how long one count of a pair's stock answers all who ask for it; 0
         where counting is cheap.
+    reserves
+        How much of the stock is kept for certain pairs of SAEs.
+    local_pairs
+        Whether two SAEs of this KME may have keys: random numbers of this host.
+    local_lifetime_s
+        How long SAEs of this KME may draw what no other KME took part in.
     """
 
     cache_bytes: int = DEFAULT_CACHE_BYTES
     stock_shared_s: float = 0.0
+    reserves: Sequence[Reserve] = ()
+    local_pairs: bool = False
+    local_lifetime_s: int = 86_400
 
 
 class LinkSupply:
-    """A `kme.supply.ports.KeySupply` for SAEs whose KMEs share a link.
+    """A `kme.supply.ports.KeySupply` for SAEs whose KMEs share a link, or live at one KME.
 
     It works in both directions: it cuts new keys from the blocks that this KME
-    owns, and gives out keys by their ids from those that the peer owns.
+    owns, and gives out keys by their ids from those that the peer owns, and
+    those that were granted to SAEs of this KME.
 
     Parameters
     ----------
@@ -62,9 +80,12 @@ class LinkSupply:
         (`kme.supply.claim.fresh_worker_name`).
     limits
         How much is kept in memory, and for how long.
+    links
+        The ways to the peers for keys of further slaves; a peer that is missing
+        is not connected.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one place composes it
         self,
         directory: SaeDirectory,
         store: Store,
@@ -72,6 +93,8 @@ class LinkSupply:
         clock: Clock,
         worker: str,
         limits: SupplyLimits = SupplyLimits(),
+        *,
+        links: Mapping[KmeId, GrantLink] = MappingProxyType({}),
     ) -> None:
         self._directory = directory
         self._store = store
@@ -84,7 +107,17 @@ class LinkSupply:
             peer: StockTaker(peer, allocator, store, clock, limits.stock_shared_s)
             for peer, allocator in self._allocators.items()
         }
+        self._reserves = Reserves(limits.reserves)
+        self._turns = {peer: asyncio.Lock() for peer in directory.peers}
         self._drawer = Drawer(DrawPorts(directory, store, self._cache, clock))
+        granting = GrantorPorts(directory, store, liveness, links, self._cut_pads, clock)
+        self._grantor = Grantor(granting, limits.local_lifetime_s)
+        self._local_blocks = LocalBlocks(directory.local, store, limits.local_lifetime_s)
+        self._local_keys: LocalKeys | None = None
+        if limits.local_pairs:
+            alone = AllocatorPorts(store, AlwaysAlive(), self._cache, clock, worker)
+            cutter = self._allocators[directory.local] = Allocator(directory.local, alone)
+            self._local_keys = LocalKeys(self._local_blocks, cutter, clock)
         self._is_open = False
 
     async def open(self, *, closes_lapsed: bool = True) -> None:
@@ -104,6 +137,9 @@ class LinkSupply:
         n_lapsed = await self._store.close_claims() if closes_lapsed else 0
         if n_lapsed:
             _logger.warning("lapsed claims closed", extra={"n_claims": n_lapsed})
+        await give_up_after_restore(self._directory.local, self._store)
+        if self._local_keys is not None:
+            await self._local_blocks.close_earlier()
         self._is_open = True
 
     async def close(self) -> None:
@@ -117,8 +153,15 @@ class LinkSupply:
             _logger.warning("claims not closed", extra={"error": str(error)})
         self._cache.wipe()
 
-    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
-        """Cut fresh keys for a master SAE of this KME and a slave SAE of a peer.
+    async def new_keys(
+        self,
+        master: SaeId,
+        slave: SaeId,
+        n_keys: int,
+        n_bytes: int,
+        more_slaves: Sequence[SaeId] = (),
+    ) -> list[Key]:
+        """Cut fresh keys for a master SAE of this KME and the slave SAEs that it names.
 
         See Also
         --------
@@ -130,7 +173,31 @@ class LinkSupply:
         if not 1 <= n_bytes <= KeyId.MAX_BYTES:
             raise RequestError(f"a key has 1 to {KeyId.MAX_BYTES} bytes, not {n_bytes}")
         wish = Wish(scope.encoded(), n_keys, n_bytes)
-        return await self._allocators[scope.slave_kme].take(wish)
+        if not more_slaves:
+            return await self._cut(scope, wish)
+        homes = self._grantor.homes_of(master, slave, more_slaves)
+        if scope.slave_kme == self._directory.local:
+            self._local().note_grants(len(homes.get(scope.slave_kme, ())), wish)
+        cut = partial(self._cut, scope, wish)
+        return await self._grantor.issue(master, homes, wish, cut)
+
+    async def _cut(self, scope: IdScope, wish: Wish) -> list[Key]:
+        if scope.slave_kme == self._directory.local:
+            return await self._local().take(wish)
+        kept = self._reserves.kept_from(scope.master, scope.slave, self._directory)
+        return await self._take(scope.slave_kme, wish, kept)
+
+    async def _cut_pads(self, master: SaeId, slaves: tuple[SaeId, ...], wish: Wish) -> list[Key]:
+        kept = min(self._reserves.kept_from(master, one, self._directory) for one in slaves)
+        return await self._take(self._directory.home_of(slaves[0]), wish, kept)
+
+    async def _take(self, peer: KmeId, wish: Wish, kept: int) -> list[Key]:
+        """Cut keys from the stock shared with a peer, but for what is kept for others."""
+        if not kept:
+            return await self._allocators[peer].take(wish)
+        async with self._turns[peer]:
+            await self._require_left(peer, kept, wish)
+            return await self._allocators[peer].take(wish)
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
         """Give out, once, the keys that a master SAE of a peer was given.
@@ -140,12 +207,13 @@ class LinkSupply:
         kme.supply.ports.KeySupply.keys_by_id : Parameters and errors.
         """
         self._check_open()
-        peer = self._peer_of(master)
+        peer = self._directory.home_of(master)
         self._check_local(caller)
         _check_count(len(key_ids))
         if len(set(key_ids)) != len(key_ids):
             raise RequestError("a key_ID is listed twice, but each key is delivered once")
-        self._liveness.require_heard_once(peer)
+        if peer != self._directory.local:
+            self._liveness.require_heard_once(peer)
         scope = IdScope.on_link((master, peer), (caller, self._directory.local))
         return await self._drawer.draw(scope, key_ids)
 
@@ -157,7 +225,11 @@ class LinkSupply:
         kme.supply.ports.KeySupply.stock : Parameters and errors.
         """
         self._check_open()
-        return await self.stock_for(self._scope_from_here(master, slave).slave_kme)
+        target = self._scope_from_here(master, slave).slave_kme
+        if target == self._directory.local:
+            return self._local().stock()
+        stock = await self.stock_for(target)
+        return replace(stock, kept_bytes=self._reserves.kept_from(master, slave, self._directory))
 
     async def heed_floors(self) -> None:
         """Stop using what was claimed in blocks that an operator has cleared since.
@@ -172,7 +244,24 @@ class LinkSupply:
         """
         for peer, allocator in self._allocators.items():
             allocator.drop((await self._store.pairing(peer)).floor_allocate)
-            self._stocktakers[peer].forget()
+        for stocktaker in self._stocktakers.values():
+            stocktaker.forget()
+
+    def drop_claims(self) -> None:
+        """Stop using all that was claimed, because another process may close these claims."""
+        for allocator in self._allocators.values():
+            allocator.drop_all()
+
+    async def release_old_claims(self) -> None:
+        """Give back what was claimed long ago; every process that cuts keys does it now and then.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the store doesn't answer.
+        """
+        for allocator in self._allocators.values():
+            await allocator.release_old()
 
     async def stock_for(self, peer: KmeId) -> SupplyStock:
         """Return what `new_keys` could give to SAEs of this KME and of one peer.
@@ -185,6 +274,20 @@ class LinkSupply:
         stock = await self._stocktakers[peer].count(is_alive=self._is_alive(peer))
         return replace(stock, is_peer_alive=self._is_alive(peer))
 
+    async def _require_left(self, peer: KmeId, kept: int, wish: Wish) -> None:
+        """Return if enough for others is left behind these keys."""
+        wanted = wish.n_keys * wish.n_granules * GRANULE_BYTES
+        taker, is_alive = self._stocktakers[peer], self._is_alive(peer)
+        stock = await taker.count(is_alive=is_alive)
+        if stock.room.n_bytes - wanted < 2 * kept:
+            # Other processes take from it, too: near the end an older count won't do.
+            taker.forget()
+            stock = await taker.count(is_alive=is_alive)
+        if stock.room.n_bytes - wanted < kept:
+            raise OutOfKeysError(
+                "what is left in stock is kept for other SAEs: try again later or ask for less"
+            )
+
     def _is_alive(self, peer: KmeId) -> bool:
         try:
             self._liveness.require_alive(peer)
@@ -194,14 +297,19 @@ class LinkSupply:
 
     def _scope_from_here(self, master: SaeId, slave: SaeId) -> IdScope:
         self._check_local(master)
-        return IdScope.on_link((master, self._directory.local), (slave, self._peer_of(slave)))
-
-    def _peer_of(self, sae: SaeId) -> KmeId:
-        """Return the home of the SAE at the other end."""
-        home = self._directory.home_of(sae)
+        home = self._directory.home_of(slave)
         if home == self._directory.local:
-            raise RequestError("keys for two SAEs of the same KME are not offered yet")
-        return home
+            self._local()  # refuses where that is not offered
+        return IdScope.on_link((master, self._directory.local), (slave, home))
+
+    def _local(self) -> LocalKeys:
+        """Return what makes keys for two SAEs of this KME."""
+        if self._local_keys is None:
+            raise RequestError(
+                "keys for two SAEs of the same KME are not offered: they would be random numbers"
+                " of this KME, no quantum keys; its setting offer.local_pairs allows them"
+            )
+        return self._local_keys
 
     def _check_local(self, sae: SaeId) -> None:
         if not self._directory.is_local(sae):

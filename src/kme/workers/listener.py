@@ -21,6 +21,8 @@ _CONNECT_AGAIN_S: Final = 0.25
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+_SILENT: Final = "no worker of this KME keeps in touch with its peers now: try again later"
+
 
 class LivenessListener:
     """The `kme.pairing.ports.Liveness` of a worker that was told by the elected one.
@@ -37,6 +39,8 @@ class LivenessListener:
     """
 
     def __init__(self, clock: Clock, lease_s: float) -> None:
+        self.on_silence: Callable[[], None] = _do_nothing
+        """Called when the elected worker is heard no more; the next one closes all claims."""
         self._clock = clock
         self._lease_s = lease_s
         self._peers: Mapping[KmeId, PeerLiveness] = {}
@@ -68,9 +72,7 @@ class LivenessListener:
         """
         now_s = self._clock.monotonic_s()
         if self._spoken_s is None or now_s - self._spoken_s >= SILENCE_S:
-            raise PeerUnavailableError(
-                "no worker of this KME keeps in touch with its peers now: try again later"
-            )
+            raise PeerUnavailableError(_SILENT)
         state = self._state(peer)
         if state.not_alive is not None:
             raise PeerUnavailableError(state.not_alive, peer=peer)
@@ -115,6 +117,8 @@ class LivenessListener:
     def _state(self, peer: KmeId) -> PeerLiveness:
         state = self._peers.get(peer)
         if state is None:
+            if self._spoken_s is None:
+                raise PeerUnavailableError(_SILENT)
             raise PeerUnavailableError(
                 f"KME {peer} is not connected to this KME yet: its operator runs `make connect`",
                 peer=peer,
@@ -124,7 +128,7 @@ class LivenessListener:
     async def _ask(self, peer: KmeId) -> str | None:
         """Ask for a heartbeat; return why there was none, or None."""
         if self._writer is None:
-            return "no worker of this KME keeps in touch with its peers now: try again later"
+            return _SILENT
         number = next(self._numbers)
         waiter: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiter
@@ -148,6 +152,7 @@ class LivenessListener:
             _logger.warning("the elected worker is not understood", extra={"reason": str(error)})
         finally:
             self._writer, self._spoken_s = None, None
+            self.on_silence()
             writer.close()
             for waiter in self._waiting.values():
                 if not waiter.done():
@@ -167,3 +172,7 @@ class LivenessListener:
             elif state.begun_s is not None:
                 self._heard.add(name)
         self._spoken_s = self._clock.monotonic_s()
+
+
+def _do_nothing() -> None:
+    """Nobody holds claims."""

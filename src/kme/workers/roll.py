@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -52,11 +52,13 @@ class Roll:
             path.unlink(missing_ok=True)
             os.close(descriptor)
 
+    def names(self) -> list[str]:
+        """Return the workers that work, and those that ended without a word."""
+        return [path.name for path in sorted(self._folder.glob("worker-*"))]
+
     def dead(self) -> list[str]:
         """Return the workers that ended without a word."""
-        with suppress(FileNotFoundError):
-            return [path.name for path in sorted(self._folder.glob("worker-*")) if _is_free(path)]
-        return []
+        return [name for name in self.names() if _is_free(self._folder / name)]
 
     def strike(self, name: str) -> None:
         """Forget a dead worker."""

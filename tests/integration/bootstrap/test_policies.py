@@ -1,5 +1,6 @@
 """What each service's certificate may do in a real Vault, and what it is refused."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -9,7 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, VaultError
+from hvac.exceptions import (
+    Forbidden,
+    InternalServerError,
+    InvalidPath,
+    InvalidRequest,
+    VaultError,
+)
 
 from fresh_vault import FreshVault
 from kme.bootstrap.access import open_client
@@ -26,6 +33,8 @@ DOCUMENTS = (
     "room/kme-2/part",
     "blocks/kme-2/1",
     "ledgers/kme-2/1",
+    "expiry/kme-2",
+    "grants/kme-2/1/80000000-0000-8000-8000-000000000000",
     "heartbeats/kme-2",
     "incidents",
     "site/digest-key",
@@ -38,26 +47,32 @@ DOCUMENTS = (
 CREATES = {
     "watcher": ("inbox/", "index/"),
     "rest": (
-        *("inbox/", "index/", "pairs/", "room/", "blocks/", "ledgers/", "heartbeats/"),
-        *("incidents", "registry/", "lease"),
+        *("inbox/", "index/", "pairs/", "room/", "blocks/", "ledgers/", "expiry/"),
+        *("heartbeats/", "grants/", "incidents", "registry/", "lease"),
     ),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
+    "backup": (),
+    "restore": (),
     "metrics": (),
 }
 UPDATES = CREATES | {"watcher": ("index/",)}
 READS = {
     "watcher": ("index/", "site/digest-key"),
     "rest": (*CREATES["rest"], "site/"),
-    "inspect": ("index/", "pairs/", "ledgers/", "room/", "registry/", "incidents"),
+    "inspect": ("index/", "pairs/", "ledgers/", "room/", "expiry/", "registry/", "incidents"),
     "admin": CREATES["admin"],
+    "backup": (),
+    "restore": (),
     "metrics": (),
 }
 FORGETS = {
     "watcher": (),
-    "rest": ("inbox/", "index/", "blocks/", "ledgers/", "room/"),
+    "rest": ("inbox/", "index/", "blocks/", "ledgers/", "room/", "grants/"),
     "inspect": (),
     "admin": ("registry/", "site/peers/"),
+    "backup": (),
+    "restore": (),
     "metrics": (),
 }
 LOOKS_AT = {
@@ -65,6 +80,8 @@ LOOKS_AT = {
     "rest": (),
     "inspect": ("",),
     "admin": ("registry/", "site/peers/"),
+    "backup": (),
+    "restore": (),
     "metrics": (),
 }
 LISTS = {"rest", "inspect"}
@@ -90,6 +107,7 @@ ROOT_ONLY: dict[str, Act] = {
     "a CA's key": lambda c: c.write_data("pki-sae/keys/generate/exported", data={}),
     "settings of the store": lambda c: c.write_data("kme/config", data={"cas_required": False}),
     "raw storage": lambda c: c.read("sys/raw/core"),
+    "another Vault's snapshot": lambda c: c.sys.force_restore_raft_snapshot(b""),
 }
 
 
@@ -200,6 +218,18 @@ def test_only_admin_signs_and_revokes_certificates_of_saes(client: hvac.Client, 
 
 def test_only_metrics_reads_the_numbers_of_vault(client: hvac.Client, role: str) -> None:
     assert is_refused(lambda c: c.read("sys/metrics"), client) != (role == "metrics")
+
+
+def test_snapshots_are_taken_and_put_back_by_a_role_each(client: hvac.Client, role: str) -> None:
+    def take(asked: hvac.Client) -> None:
+        asked.sys.take_raft_snapshot().close()
+
+    def put_back(asked: hvac.Client) -> None:
+        with contextlib.suppress(InternalServerError):  # allowed, and no snapshot
+            asked.sys.restore_raft_snapshot(b"none")
+
+    assert is_refused(take, client) != (role == "backup")
+    assert is_refused(put_back, client) != (role == "restore")
 
 
 def test_a_created_inbox_entry_is_not_replaced_by_the_watcher(installed: FreshVault) -> None:

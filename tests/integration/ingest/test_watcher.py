@@ -145,10 +145,12 @@ def vault(real_vault: RealVault) -> RealVault:
 
 
 @pytest.fixture
-def site(vault: RealVault, tmp_path: Path) -> Site:
+def site(vault: RealVault, tmp_path: Path) -> Iterator[Site]:
     (tmp_path / "in").mkdir()
     (tmp_path / "notices").mkdir()
-    return Site(vault, tmp_path, KmeId(f"peer-{secrets.token_hex(4)}"))
+    yield Site(vault, tmp_path, KmeId(f"peer-{secrets.token_hex(4)}"))
+    if (log := tmp_path / "log").exists():
+        sys.stdout.write(log.read_text()[-4000:])  # shown if the test failed
 
 
 def test_announced_files_come_into_vault_and_go_from_disk(site: Site) -> None:

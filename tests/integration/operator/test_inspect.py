@@ -22,7 +22,7 @@ from kme.store.vault import VaultStore
 from operator_site import HERE, PEER, OperatorSite
 
 SOURCE = SourceId("qkd-1")
-KEYS = [random.Random(n).randbytes(700) for n in range(3)]
+KEYS = [random.Random(n).randbytes(700) for n in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,11 @@ def stocked(site: OperatorSite) -> OperatorSite:
         store = await VaultStore.open(HERE, documents, Secret(base64.b64decode(found.data["key"])))
         for epoch, key in enumerate(KEYS):
             await store.ingest(PEER, SOURCE, Epoch(0x100 + epoch), [Secret(key)])
-        entries = (FinalKeyRef(SOURCE, Epoch(0x100)),)
-        proposal = Proposal(1, HERE, entries, 3600, SourceClass.QKD, bytes(16))
-        await store.settle(PEER, Settlement(proposal, Verdict.EQUAL), Secret(KEYS[0]))
+        for number, owner in ((1, HERE), (2, PEER)):
+            entries = (FinalKeyRef(SOURCE, Epoch(0xFF + number)),)
+            proposal = Proposal(number, owner, entries, 3600, SourceClass.QKD, bytes(16))
+            verdict = Settlement(proposal, Verdict.EQUAL)
+            await store.settle(PEER, verdict, Secret(KEYS[number - 1]))
         await store.raise_peer_settled(PEER, 1)
         await store.record_incident(Incident(PEER, IncidentKind.CLEARED, 1e9, "an alarm"))
         await store.close()
@@ -47,11 +49,11 @@ def test_counts_digests_and_states_are_shown(stocked: OperatorSite) -> None:
     found = stocked.ask("inspect")
     waiting = next(row for row in found["waiting"] if row["peer"] == PEER)
     assert (waiting["n_final_keys"], waiting["n_bytes"]) == (2, 1400)
-    assert (waiting["first_epoch"], waiting["last_epoch"]) == ("00000101", "00000102")
+    assert (waiting["first_epoch"], waiting["last_epoch"]) == ("00000102", "00000103")
     pair = next(row for row in found["pairs"] if row["peer"] == PEER)
-    assert (pair["settled"], pair["own_blocks_with_room"], pair["n_ledgers"]) == (1, 1, 1)
+    assert (pair["settled"], pair["own_blocks_with_room"], pair["n_ledgers"]) == (2, 1, 1)
     (block,) = found["blocks"]
-    assert (block["number"], block["bytes"], block["owner"]) == (1, 700, HERE)
+    assert (block["number"], block["bytes"], block["owner"]) == (2, 700, PEER)
     assert block["granules_drawn"] == 8
     assert len(block["digest"]) == 64
     assert [alarm["details"] for alarm in found["incidents"]] == ["an alarm"]

@@ -159,6 +159,18 @@ def test_keys_are_dropped_at_both_ends_after_asking(desk: Desk) -> None:
     assert answer(desk.run("compare", "--json"))["kme-b"]["n_equal"] == 0
 
 
+def test_keys_of_a_kme_that_is_gone_are_burnt_here_after_asking(desk: Desk) -> None:
+    assert desk.run("retire", "kme-b")[0] == 1
+    assert answer(desk.run("keys", "--json"))["kme-b"]["here"]["n_bytes"] > 0
+    code, shown, _ = desk.run("retire", "kme-b", "--yes")
+    assert code == 0
+    assert f"up to block {N_BLOCKS}" in shown
+    found = answer(desk.run("keys", "--json"))["kme-b"]
+    assert found["here"]["n_bytes"] == 0
+    assert found["there"]["n_bytes"] > 0
+    assert "must be one of kme-b" in desk.run("retire", "kme-z", "--yes")[2]
+
+
 def test_another_peer_is_none(desk: Desk) -> None:
     code, _, line = desk.run("compare", "--peer", "kme-z")
     assert code == 1

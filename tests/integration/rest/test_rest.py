@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from kme.errors import HandshakeError, IdentityError
+from kme.ids import SaeId
 from kme.pair import HOST
 from kme.pki.bundle import CredentialFiles
 from kme.pki.tls import client_context
 from kme.registry.peers import forget_site, write_site
-from pair_on_host import ALICE, BOB
+from pair_on_host import ALICE, BOB, EVE
 from rest_site import CAROL, PEER, RestSite
 
 
@@ -37,6 +38,22 @@ class TestServing:
     def test_keys_go_over_in_both_directions(self, serving: RestSite) -> None:
         for _ in range(20):
             exchange(serving)
+
+    @pytest.mark.parametrize(
+        ("master", "slaves"),
+        [
+            (ALICE, (BOB, EVE, CAROL)),
+            (BOB, (ALICE, CAROL)),
+            (BOB, (CAROL, ALICE)),
+            (ALICE, (CAROL,)),
+            (CAROL, (ALICE, BOB, EVE)),
+        ],
+    )
+    def test_several_slaves_and_saes_of_one_kme_get_keys(
+        self, serving: RestSite, master: SaeId, slaves: tuple[SaeId, ...]
+    ) -> None:
+        for _ in range(4):  # each worker has its turn
+            serving.share(master, *slaves)
 
     def test_all_workers_serve(self, serving: RestSite) -> None:
         before = {pid: n_sockets(pid) for pid in serving.workers()}

@@ -10,9 +10,10 @@ import pytest
 
 from kme.errors import ConflictError, KeyNotFoundError, StoreUnavailableError
 from kme.ids import Epoch
-from kme.store.records import GranuleRange, InboxEntry, Settlement, Verdict
+from kme.store.records import Expiry, Frontier, GranuleRange, InboxEntry, Settlement, Verdict
 from kme.store.vault import VaultStore
 from kme.store.vault.cell import DocumentStore
+from kme.store.vault.expirystate import FORGET_AFTER_S
 from kme.vault.documents import Documents
 from kme.vault.session import VaultSession
 from memory_documents import MemoryDocuments
@@ -32,6 +33,9 @@ from store_contract import (
     rooms,
     some_key,
 )
+from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 from vault_story import DIGEST_KEY
 
 
@@ -73,7 +77,7 @@ class VaultBackend:
         return store
 
 
-class TestVaultStore(StoreContract):
+class TestVaultStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self, real_vault: RealVault) -> VaultBackend:
         return VaultBackend(real_vault)
@@ -188,23 +192,25 @@ class TestOutage:
         async def main() -> None:
             async with store_of(real_vault, mount) as store:
                 await add_block(store, 1)
-                await store.raise_peer_settled(B, 1)
+                await add_block(store, 2, owner=B)
+                await store.raise_peer_settled(B, 2)
                 kept = await claim(store, 5)
                 await patiently(real_vault.seal)
                 for call in (
                     store.claim(B, "w", 5, 5),
-                    store.draw(B, [GranuleRange(1, 8, 9)]),
+                    store.draw(B, [GranuleRange(2, 8, 9)]),
                     store.ingest(B, LINK, Epoch(3), [some_key(8)]),
                     store.pairing(B),
-                    store.settle(B, Settlement(proposal(2), Verdict.VOID), None),
+                    store.settle(B, Settlement(proposal(3), Verdict.VOID), None),
                 ):
                     with pytest.raises(StoreUnavailableError):
                         await call
                 await patiently(real_vault.unseal)
                 assert (await claim(store, 5)).reserved == GranuleRange(1, 13, 18)
-                await store.draw(B, [kept.reserved])
+                assert kept.reserved == GranuleRange(1, 8, 13)
+                await store.draw(B, [GranuleRange(2, 9, 10)])
                 assert await store.ingest(B, LINK, Epoch(3), [some_key(8)])
-                await store.settle(B, Settlement(proposal(2), Verdict.VOID), None)
+                await store.settle(B, Settlement(proposal(3), Verdict.VOID), None)
                 assert await rooms(store) == {110: 1}
 
         asyncio.run(main())
@@ -244,6 +250,46 @@ class TestOutage:
             assert len(granules(got)) == len(set(granules(got)))
             assert len(granules(taken)) == len(set(granules(taken)))
             assert len(got) > 100
+
+        asyncio.run(main())
+
+
+class TestForgetting:
+    """A day after the floors have passed them, blocks leave nothing behind."""
+
+    def test_what_is_forgotten_is_gone_and_cannot_be_drawn_if_it_comes_back(
+        self, real_vault: RealVault
+    ) -> None:
+        mount = real_vault.fresh_mount()
+
+        async def main() -> None:
+            async with (
+                open_session(real_vault.access()) as session,
+                store_of(real_vault, mount) as one,
+                store_of(real_vault, mount) as two,
+            ):
+                documents = Documents(session, mount)
+                for number in (1, 2, 3):
+                    await add_block(one, number, owner=A if number == 2 else B)
+                await one.raise_peer_settled(B, 3)
+                fresh = await documents.read(f"ledgers/{B}/1")
+                assert fresh is not None
+                await two.draw(B, [GranuleRange(1, 8, 9), GranuleRange(3, 8, 9)])
+                mine = await claim(one, 120)
+                await one.give_back(B, mine, mine.reserved.stop)
+                await one.note_expiry(B, Expiry(Frontier(4, {3: 8}), 100.0))
+                assert await one.expire(B, 100.0) == 119
+                assert await documents.names(f"blocks/{B}") == ["1", "2", "3"]
+                assert await one.expire(B, 100.0 + FORGET_AFTER_S) == 0
+                for kind in ("blocks", "ledgers"):
+                    assert await documents.names(f"{kind}/{B}") == ["3"]
+                # A worker that was paused all the time creates it again.
+                await documents.write(f"ledgers/{B}/1", fresh.data, 0)
+                async with store_of(real_vault, mount) as three:
+                    for store in (one, two, three):
+                        with pytest.raises(KeyNotFoundError):
+                            await store.draw(B, [GranuleRange(1, 8, 9)])
+                    await three.draw(B, [GranuleRange(3, 9, 10)])
 
         asyncio.run(main())
 

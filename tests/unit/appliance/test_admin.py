@@ -86,6 +86,21 @@ def test_blocks_are_compared() -> None:
     at_desk(story)
 
 
+def test_keys_of_a_peer_that_is_gone_are_burnt_after_it_was_named_twice() -> None:
+    async def story(desk: Desk) -> None:
+        desk.operated.faults.drop = 1.0
+        await desk.operated.pair.alice.ingest(LINK, 7, bytes(600))
+        slip = await desk.ask("POST", "retire", {"peer": B, "confirmed": "kme-c"})
+        assert (slip.status_code, slip.json()["code"]) == (400, "input")
+        assert len(await desk.operated.pair.alice.store.inbox(B, LINK, None, 9)) == 1
+        done = await desk.ask("POST", "retire", {"peer": B, "confirmed": B})
+        assert (done.status_code, done.json()) == (200, {"burnt_up_to": 0})
+        assert await desk.operated.pair.alice.store.inbox(B, LINK, None, 9) == []
+        assert desk.done == ["heeded"]
+
+    at_desk(story)
+
+
 def test_keys_are_dropped_after_the_peer_was_named_twice() -> None:
     async def story(desk: Desk) -> None:
         await desk.operated.pair.alice.ingest(LINK, 7, bytes(600))
@@ -123,6 +138,7 @@ REQUESTS = [
     ("GET", "status", None),
     ("POST", "compare", {"peer": B}),
     ("POST", "clear", {"peer": B, "confirmed": B}),
+    ("POST", "retire", {"peer": B, "confirmed": B}),
     ("POST", "reload", None),
 ]
 

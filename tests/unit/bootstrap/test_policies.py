@@ -14,6 +14,8 @@ FILES = {
     "metrics": "metrics/policy.hcl",
     "inspect": "operator/inspect.hcl",
     "admin": "operator/admin.hcl",
+    "backup": "operator/backup.hcl",
+    "restore": "operator/restore.hcl",
 }
 
 

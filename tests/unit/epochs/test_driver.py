@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from kme.epochs.driver import stop_asked
+from kme.epochs.driver import most_waiting, stop_asked
 
 PROGRAM = """
 import sys
@@ -56,3 +57,15 @@ def test_input_may_end_if_nobody_asked_for_it() -> None:
             child.wait(0.2)
         child.terminate()
         assert child.wait(timeout=10) == 0
+
+
+def test_files_that_a_store_was_given_wait_like_others(tmp_path: Path) -> None:
+    names = {
+        "one": ["00000001", ".given-00000002", ".partial-00000003-ab", "aside"],
+        "other": ["00000001"],
+    }
+    for folder, files in names.items():
+        (tmp_path / folder).mkdir()
+        for name in files:
+            (tmp_path / folder / name).touch()
+    assert most_waiting([tmp_path / "other", tmp_path / "one"]) == 2

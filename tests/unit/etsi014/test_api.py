@@ -52,11 +52,18 @@ class TroubledSupply(MemorySupply):
     error: Exception | None = None
     keys: list[Key] | None = None
 
-    async def new_keys(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
+    async def new_keys(
+        self,
+        master: SaeId,
+        slave: SaeId,
+        n_keys: int,
+        n_bytes: int,
+        more_slaves: Sequence[SaeId] = (),
+    ) -> list[Key]:
         self._fail()
         if self.keys is not None:
             return self.keys
-        return await super().new_keys(master, slave, n_keys, n_bytes)
+        return await super().new_keys(master, slave, n_keys, n_bytes, more_slaves)
 
     async def keys_by_id(self, master: SaeId, caller: SaeId, key_ids: Sequence[KeyId]) -> list[Key]:
         self._fail()
@@ -270,6 +277,15 @@ def test_whatever_is_sent_the_answer_is_json_and_no_fault(
             assert response.status_code in {400, 401, 404, 405}
             if verb != "HEAD":
                 error_of(response)
+
+    with_kme(test)
+
+
+def test_additional_slaves_reach_the_supply() -> None:
+    async def test(client: httpx.AsyncClient, supply: TroubledSupply) -> None:
+        body = {"additional_slave_SAE_IDs": ["alice", "bob"]}
+        await client.post("/api/v1/keys/bob/enc_keys", json=body)
+        assert supply.more_slaves == ("alice", "bob")
 
     with_kme(test)
 

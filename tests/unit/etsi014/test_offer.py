@@ -25,6 +25,8 @@ def test_the_offer_suits_the_clients_there_are() -> None:
         {"max_keys_per_request": 0},
         {"max_key_count": 100},
         {"max_key_count": 2**31},
+        {"max_more_slaves": -1},
+        {"max_more_slaves": 65},
     ],
 )
 def test_bounds_that_contradict_each_other_are_refused(bounds: dict[str, int]) -> None:

@@ -81,13 +81,23 @@ def test_what_is_left_out_is_filled_in(members: dict[str, int], wish: Wish) -> N
         ({"size": -4}, "^size shall be a multiple of 8$"),
         ({"size": 0}, r"size must be in 8\.\.65536 bits"),
         ({"size": 65544}, r"size must be in 8\.\.65536 bits"),
-        ({"additional_slave_sae_ids": ["x"]}, "max_SAE_ID_count is 0"),
+        ({"additional_slave_sae_ids": ["x"] * 9}, "max_SAE_ID_count is 8"),
         ({"extension_mandatory": [{}]}, EXTENSIONS_UNSUPPORTED),
     ],
 )
 def test_what_is_not_offered_is_refused(members: dict[str, Any], says: str) -> None:
     with pytest.raises(RequestError, match=says):
         wish_of(KeyRequest(**members), OFFER)
+
+
+def test_more_slaves_are_read_as_far_as_they_are_offered() -> None:
+    request = KeyRequest(additional_slave_sae_ids=["eve", "dave"])
+    assert wish_of(request, OFFER).more_slaves == (SaeId("eve"), SaeId("dave"))
+    with pytest.raises(RequestError, match="max_SAE_ID_count is 0"):
+        wish_of(request, Offer(KmeId("kme-a"), max_more_slaves=0))
+    assert wish_of(KeyRequest(additional_slave_sae_ids=[]), OFFER).more_slaves == ()
+    with pytest.raises(IdentifierError):
+        wish_of(KeyRequest(additional_slave_sae_ids=["a b"]), OFFER)
 
 
 def test_unsupported_extensions_are_named_within_bounds() -> None:

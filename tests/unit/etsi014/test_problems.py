@@ -31,6 +31,7 @@ STATUSES = {
     "OutOfKeysError": 503,
     "PeerUnavailableError": 503,
     "StoreUnavailableError": 503,
+    "InboxFullError": 503,
     "IntegrityError": 503,
     "SealError": 503,
     "PairingError": 503,

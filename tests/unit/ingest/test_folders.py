@@ -48,3 +48,11 @@ def test_only_names_of_epochs_that_are_no_folders_count(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "0000000d").mkdir()
     assert epoch_names(tmp_path) == {"0000000a"}
+
+
+def test_a_file_that_a_store_was_given_counts_under_its_epoch(tmp_path: Path) -> None:
+    for name in (".given-0000000a", "0000000a", ".given-0000000b", ".given-README", ".given-"):
+        (tmp_path / name).touch()
+    (tmp_path / ".given-0000000c").mkdir()
+    (tmp_path / ".given-.given-0000000d").touch()
+    assert epoch_names(tmp_path) == {"0000000a", "0000000b"}

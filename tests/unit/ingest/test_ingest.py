@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kme.epochs.finalkey import FinalKeyFile, write_final_key
-from kme.errors import StoreUnavailableError
+from kme.errors import InboxFullError, InputError, StoreUnavailableError
 from kme.ids import Epoch, KmeId, SourceId
 from kme.ingest.ingest import Feed, Ingest, IngestCounts, Outcome, split
 from kme.secret import Secret
@@ -215,22 +215,24 @@ def test_a_crash_between_commit_and_removal_takes_the_file_once(tmp_path: Path) 
         path = write(tmp_path, b"01234567")
         with pytest.raises(StoreUnavailableError):
             await stage.take(path)
-        assert names(tmp_path) == ["00004f87"]
+        assert names(tmp_path) == [".given-00004f87"]
         after = Stage(tmp_path, dying.reopened())
-        assert await after.take(path) is Outcome.DUPLICATE
+        assert await after.take(path) is Outcome.INGESTED
         assert len(await after.keys()) == 1
+        assert names(tmp_path) == []
 
     play(story)
 
 
-def test_a_store_that_refuses_leaves_the_file_where_it_is(tmp_path: Path) -> None:
+def test_a_store_that_is_away_leaves_the_file_where_it_is(tmp_path: Path) -> None:
     async def story() -> None:
         stage = Stage(tmp_path)
         await stage.store.close()
         path = write(tmp_path, b"01234567")
-        with pytest.raises(StoreUnavailableError):
-            await stage.take(path)
-        assert names(tmp_path) == ["00004f87"]
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                await stage.take(path)
+            assert names(tmp_path) == ["00004f87"]
         assert stage.ingest.counts == IngestCounts()
 
     play(story)
@@ -338,11 +340,15 @@ def test_a_file_that_can_be_neither_removed_nor_set_aside_is_said(
         with monkeypatch.context() as read_only:
             read_only.setattr(Path, "unlink", refuse)
             assert await stage.take(path) is Outcome.STUCK
-        # Where `aside` should be is a file.
+        assert names(tmp_path) == [".given-00004f87"]
+        # It can be removed now, but where `aside` should be is a file.
+        assert await stage.take(path) is Outcome.INGESTED
         (tmp_path / "aside").touch()
-        assert await stage.take(path) is Outcome.STUCK
-        assert stage.ingest.counts.n_stuck == 2
-        assert names(tmp_path) == ["00004f87", "aside"]
+        write(tmp_path, b"01234567")
+        for _ in range(2):
+            assert await stage.take(path) is Outcome.STUCK
+            assert names(tmp_path) == ["00004f87", "aside"]
+        assert stage.ingest.counts.n_stuck == 3
         assert "neither removed nor set aside" in caplog.messages[0]
 
     play(story)
@@ -414,7 +420,7 @@ def test_a_file_whose_answer_was_lost_is_removed_once_the_store_has_its_key(
         store.loses_answer = True
         with pytest.raises(StoreUnavailableError):
             await stage.take(path)
-        assert names(tmp_path) == [path.name]
+        assert names(tmp_path) == [f".given-{path.name}"]
         store.loses_answer, store.loses_request = False, True
         with pytest.raises(StoreUnavailableError):
             await stage.take(path)
@@ -438,8 +444,11 @@ def test_other_bytes_of_that_epoch_are_set_aside_all_the_same(tmp_path: Path) ->
         store.loses_answer = False
         write(tmp_path, b"9876543210")
         assert await stage.take(path) is Outcome.DUPLICATE
+        assert names(tmp_path) == ["aside", f"aside/{path.name}"]
         write(tmp_path, b"0123456789")
         assert await stage.take(path) is Outcome.DUPLICATE
+        assert stage.ingest.counts.n_ingested == 1
+        assert [key.key for key in await stage.keys()] == [Secret(b"0123456789")]
 
     play(story)
 
@@ -448,30 +457,35 @@ class _Death(BaseException):
     """The process is killed: nothing is tidied up."""
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_file_that_a_killed_process_was_about_to_remove_is_removed_by_the_next(
-    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+class _Dying(MemoryStore):
+    """Its process is killed before the store takes a key, or right behind the commit."""
+
+    def __init__(self, store: MemoryStore, when: str) -> None:
+        super().__init__(A)
+        self._store = store
+        self._when = when
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        if self._when == "after":
+            await self._store.ingest(peer, source, epoch, parts)
+        raise _Death
+
+
+@pytest.mark.parametrize("deaths", [("before",), ("after",), ("after", "after"),
+                                    ("before", "after", "before")])  # fmt: skip
+def test_a_file_that_killed_processes_left_is_removed_by_the_next_however_many_they_were(
+    tmp_path: Path, deaths: Sequence[str]
 ) -> None:
     async def story() -> None:
         store = MemoryStore(A)
         path = write(tmp_path, b"0123456789")
-
-        class Dying(MemoryStore):
-            async def ingest(
-                self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
-            ) -> bool:
-                if when == "after":
-                    await store.ingest(peer, source, epoch, parts)
-                raise _Death
-
-        with monkeypatch.context() as patch:
-            patch.setattr("kme.ingest.ingest._take_back", lambda _given, _path: None)
+        for when in deaths:
             with pytest.raises(_Death):
-                await Stage(tmp_path, Dying(A)).take(path)
-        assert names(tmp_path) == [f".given-{path.name}"]
+                await Stage(tmp_path, _Dying(store, when)).take(path)
+            assert names(tmp_path) == [f".given-{path.name}"]
         stage = Stage(tmp_path, store)
-        stage.ingest.recover(stage.feed)
-        assert names(tmp_path) == [path.name]
         assert await stage.take(path) is Outcome.INGESTED
         assert names(tmp_path) == []
         assert [key.key for key in await stage.keys()] == [Secret(b"0123456789")]
@@ -479,22 +493,154 @@ def test_a_file_that_a_killed_process_was_about_to_remove_is_removed_by_the_next
     play(story)
 
 
-def test_a_file_that_came_under_the_name_of_one_left_behind_is_not_overwritten(
+def give(path: Path) -> Path:
+    """Leave a file as a process does that was killed before the store got its key."""
+    return path.rename(path.with_name(f".given-{path.name}"))
+
+
+def test_a_file_that_came_under_the_name_of_one_left_behind_comes_second_to_it(
     tmp_path: Path,
 ) -> None:
     async def story() -> None:
         stage = Stage(tmp_path)
-        path = write(tmp_path, b"0123456789")
-        path.rename(tmp_path / f".given-{path.name}")
-        write(tmp_path, b"9876543210")
-        stage.ingest.recover(stage.feed)
-        assert names(tmp_path) == [f".given-{path.name}", path.name]
-        assert await stage.take(path) is Outcome.INGESTED
-        assert [key.key for key in await stage.keys()] == [Secret(b"9876543210")]
+        give(write(tmp_path, b"0123456789"))
+        path = write(tmp_path, b"9876543210")
+        assert await stage.take(path) is Outcome.DUPLICATE
+        assert [key.key for key in await stage.keys()] == [Secret(b"0123456789")]
+        assert names(tmp_path) == ["aside", f"aside/{path.name}"]
+        assert stage.ingest.counts == IngestCounts(n_ingested=1, n_bytes=10, n_duplicates=1)
 
     play(story)
 
 
-def test_a_folder_that_is_not_there_has_nothing_to_recover(tmp_path: Path) -> None:
-    stage = Stage(tmp_path / "missing")
-    stage.ingest.recover(stage.feed)
+def test_a_file_left_behind_does_not_wait_for_one_that_is_being_written(tmp_path: Path) -> None:
+    async def story() -> None:
+        stage = Stage(tmp_path)
+        path = write(tmp_path, b"0123456789")
+        give(path)
+        path.write_bytes(b"half")
+        stage.ingest = Ingest(stage.store, YoungClock(path))
+        assert await stage.take(path) is Outcome.UNFINISHED
+        assert names(tmp_path) == [path.name]
+        assert [key.key for key in await stage.keys()] == [Secret(b"0123456789")]
+
+    play(story)
+
+
+def test_a_file_left_behind_waits_for_room_in_the_inbox_like_others(tmp_path: Path) -> None:
+    async def story() -> None:
+        stage = Stage(tmp_path)
+        stage.ingest = Ingest(stage.store, FrozenClock(), max_waiting=1)
+        assert await stage.take(write(tmp_path, b"01234567", 1)) is Outcome.INGESTED
+        path = write(tmp_path, b"01234567", 2)
+        give(path)
+        with pytest.raises(InboxFullError):
+            await stage.take(path)
+        assert names(tmp_path) == [f".given-{path.name}"]
+
+    play(story)
+
+
+def test_a_bad_file_under_a_given_name_is_set_aside_under_its_own(tmp_path: Path) -> None:
+    async def story() -> None:
+        stage = Stage(tmp_path)
+        path = tmp_path / "00004f87"
+        (tmp_path / ".given-00004f87").symlink_to("/dev/zero")
+        assert await stage.take(path) is Outcome.BAD
+        assert names(tmp_path) == ["aside", "aside/00004f87"]
+        write(tmp_path, b"01234567").rename(tmp_path / ".given-00004f88")
+        assert await stage.take(tmp_path / "00004f88") is Outcome.BAD
+        assert names(tmp_path) == ["aside", "aside/00004f87", "aside/00004f88"]
+
+    play(story)
+
+
+def test_a_file_that_cannot_be_renamed_is_not_given_to_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        stage = Stage(tmp_path)
+        path = write(tmp_path, b"01234567")
+        (tmp_path / ".given-00004f87").mkdir()
+        assert await stage.take(path) is Outcome.STUCK
+        assert names(tmp_path) == [".given-00004f87", "00004f87"]
+        assert "neither removed nor set aside" in caplog.messages[0]
+        assert await stage.keys() == []
+        (tmp_path / ".given-00004f87").rmdir()
+        assert await stage.take(path) is Outcome.INGESTED
+
+    play(story)
+
+
+class _Refusing(MemoryStore):
+    """It refuses for good."""
+
+    async def ingest(
+        self, peer: KmeId, source: SourceId, epoch: Epoch, parts: Sequence[Secret]
+    ) -> bool:
+        raise InputError("no such key")
+
+
+def test_a_file_that_the_store_refuses_for_good_gets_its_name_back_unless_it_was_given_before(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        stage = Stage(tmp_path, _Refusing(A))
+        path = write(tmp_path, b"01234567")
+        with pytest.raises(InputError):
+            await stage.take(path)
+        assert names(tmp_path) == [path.name]
+        give(path)
+        with pytest.raises(InputError):
+            await stage.take(path)
+        assert names(tmp_path) == [f".given-{path.name}"]
+
+    play(story)
+
+
+def test_a_file_whose_taking_in_is_cancelled_stays_given(tmp_path: Path) -> None:
+    async def story() -> None:
+        reached = asyncio.Event()
+
+        async def pause(step: str) -> None:
+            if step == "after ingest" and not reached.is_set():
+                reached.set()
+                await asyncio.Event().wait()
+
+        store = MemoryStore(A, pause)
+        path = write(tmp_path, b"01234567")
+        taking = asyncio.create_task(Stage(tmp_path, store).take(path))
+        await reached.wait()
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        assert names(tmp_path) == [f".given-{path.name}"]
+        after = Stage(tmp_path, store.reopened())
+        assert await after.take(path) is Outcome.INGESTED
+        assert names(tmp_path) == []
+
+    play(story)
+
+
+def test_while_a_file_is_taken_in_another_process_leaves_it_alone(tmp_path: Path) -> None:
+    async def story() -> None:
+        reached, gate = asyncio.Event(), asyncio.Event()
+
+        async def pause(step: str) -> None:
+            if step == "after ingest":
+                reached.set()
+                await gate.wait()
+
+        first = Stage(tmp_path, MemoryStore(A, pause))
+        second = Stage(tmp_path, first.store)
+        path = write(tmp_path, b"01234567")
+        taking = asyncio.create_task(first.take(path))
+        await reached.wait()
+        assert await second.take(path) is Outcome.UNFINISHED
+        gate.set()
+        assert await taking is Outcome.INGESTED
+        assert await second.take(path) is Outcome.GONE
+        assert names(tmp_path) == []
+        assert second.ingest.counts == IngestCounts()
+
+    play(story)

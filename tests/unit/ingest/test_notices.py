@@ -105,6 +105,21 @@ def test_what_lies_there_at_the_start_comes_in_without_a_word(tmp_path: Path) ->
     play(story)
 
 
+def test_what_a_killed_process_left_comes_in_at_the_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        scene = Scene(tmp_path)
+        scene.write(*range(5))
+        for epoch in (1, 3):
+            name = Epoch(epoch).file_name
+            (scene.folder / name).rename(scene.folder / f".given-{name}")
+        await scene.begin()
+        await until(lambda: scene.n_in == 5)
+        await until(lambda: not list(scene.folder.iterdir()))
+        await scene.end()
+
+    play(story)
+
+
 def test_a_word_in_many_copies_and_from_many_writers_brings_a_file_once(tmp_path: Path) -> None:
     async def story() -> None:
         scene = Scene(tmp_path)

@@ -21,6 +21,13 @@ def fill(root: Path, link: tuple[KmeId, SourceId], *epochs: int) -> Path:
     return folder
 
 
+def test_a_file_that_a_killed_process_left_is_announced_too(tmp_path: Path) -> None:
+    folder = fill(tmp_path, LINKS[0], 1, 2)
+    (folder / "00000001").rename(folder / ".given-00000001")
+    found = find_notices(tmp_path, LINKS, FrozenClock(Epoch(0xB0000002)))
+    assert [n.epoch.number for n in found] == [1, 2]
+
+
 def test_files_of_all_links_are_announced_oldest_first_over_a_turn_of_the_epochs(
     tmp_path: Path,
 ) -> None:

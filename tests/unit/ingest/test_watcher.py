@@ -108,6 +108,20 @@ def test_a_bad_file_does_not_hold_up_the_others(tmp_path: Path) -> None:
     play(story)
 
 
+def test_what_a_killed_process_left_is_taken_in_with_the_others_in_order(tmp_path: Path) -> None:
+    async def story() -> None:
+        scene = Scene(tmp_path, batch=2)
+        feed = scene.feeds[0]
+        for epoch in (1, 2, 3):
+            write(feed.directory, epoch)
+        (feed.directory / "00000001").rename(feed.directory / ".given-00000001")
+        assert await scene.watcher.look(feed) == 2
+        assert {path.name for path in feed.directory.iterdir()} == {"00000003"}
+        assert await scene.epochs() == [0xB0000001, 0xB0000002]
+
+    play(story)
+
+
 def test_a_file_that_is_stuck_is_tried_once_not_for_ever(tmp_path: Path) -> None:
     async def story() -> None:
         scene = Scene(tmp_path)

@@ -14,7 +14,15 @@ from kme.pairing.challenges import HeartbeatJudge
 from kme.pairing.ports import Heartbeat, HeartbeatAnswer, HeartbeatOutcome
 from kme.pairing.rollback import RollbackGuard
 from kme.store.memory import MemoryStore
-from kme.store.records import FinalKeyRef, IncidentKind, Proposal, Settlement, SourceClass, Verdict
+from kme.store.records import (
+    FinalKeyRef,
+    Frontier,
+    IncidentKind,
+    Proposal,
+    Settlement,
+    SourceClass,
+    Verdict,
+)
 from simulated_pair import ALICE_KME, BOB_KME, LINK, end_of
 from simulation import CrashingStore, Fuse, StoreFaults, VirtualClock, run_virtual
 
@@ -27,7 +35,7 @@ def beat(
     number: int, acknowledged: int | None, challenge: str | None = None, settled: int = 0
 ) -> Heartbeat:
     previous = None if acknowledged is None else nonce(acknowledged)
-    return Heartbeat(nonce(number), previous, challenge, settled, 0)
+    return Heartbeat(nonce(number), previous, challenge, settled, 0, Frontier())
 
 
 def settlement(number: int) -> Settlement:

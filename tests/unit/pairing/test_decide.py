@@ -15,8 +15,17 @@ from kme.pairing.ports import Heartbeat
 from kme.pairing.tags import make_tag
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
-from kme.store.records import FinalKeyRef, IncidentKind, Proposal, SourceClass, Verdict
-from simulated_pair import ALICE_KME, BOB_KME, LINK, OTHER_LINK, ScriptedLink, end_of
+from kme.store.records import FinalKeyRef, Frontier, IncidentKind, Proposal, SourceClass, Verdict
+from kme.store.rules import MAX_STEP
+from simulated_pair import (
+    ALICE_KME,
+    BOB_KME,
+    FIRST_HEARTBEAT,
+    LINK,
+    OTHER_LINK,
+    ScriptedLink,
+    end_of,
+)
 from simulation import CrashingStore, Fuse, StoreFaults, VirtualClock, run_virtual
 
 PAIR = (ALICE_KME, BOB_KME)
@@ -62,6 +71,7 @@ def on_a_bench(test: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
         end = end_of(BOB_KME, CrashingStore(memory, Fuse(), faults), clock)
         heartbeats = Heartbeats(end, ScriptedLink())
         beating = asyncio.create_task(heartbeats.run())
+        await heartbeats.on_heartbeat(FIRST_HEARTBEAT)
         await clock.sleep(0.5)
         await test(Bench(clock, memory, faults, heartbeats, Follower(end, heartbeats)))
         beating.cancel()
@@ -180,6 +190,17 @@ def test_a_proposal_that_breaks_a_rule_leaves_no_trace(rule: str, proposal: Prop
     on_a_bench(test)
 
 
+def test_a_number_that_leaps_is_refused() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.follower.decide(propose(5, 1))
+        with pytest.raises(PairingError, match="more than"):
+            await bench.follower.decide(propose(5 + MAX_STEP + 1, 2))
+        assert (await bench.store.pairing(ALICE_KME)).highest == 5
+        assert await bench.follower.decide(propose(5 + MAX_STEP, 2)) is Verdict.EQUAL
+
+    on_a_bench(test)
+
+
 def test_the_leader_takes_no_proposals() -> None:
     async def main(clock: VirtualClock) -> None:
         end = end_of(ALICE_KME, MemoryStore(ALICE_KME), clock)
@@ -226,8 +247,9 @@ def test_doubles_that_come_at_once_are_decided_once() -> None:
 def test_nothing_is_decided_once_a_roll_back_of_the_leader_was_seen() -> None:
     async def test(bench: Bench) -> None:
         for nonce, acknowledged in (("1" * 32, None), ("2" * 32, "1" * 32), ("3" * 32, "2" * 32)):
-            await bench.heartbeats.on_heartbeat(Heartbeat(nonce, acknowledged, None, 0, 0))
-        old = Heartbeat("9" * 32, "1" * 32, None, 0, 0)
+            beat = Heartbeat(nonce, acknowledged, None, 0, 0, Frontier())
+            await bench.heartbeats.on_heartbeat(beat)
+        old = Heartbeat("9" * 32, "1" * 32, None, 0, 0, Frontier())
         challenge = (await bench.heartbeats.on_heartbeat(old)).challenge
         await bench.heartbeats.on_heartbeat(replace(old, challenge=challenge))
         bench.heartbeats.require_heard_once()

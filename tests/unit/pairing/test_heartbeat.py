@@ -1,4 +1,5 @@
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -120,7 +121,7 @@ def test_a_nonce_is_repeated_until_it_is_acknowledged_even_by_another_process() 
         assert len(alice.link.heartbeats) == 4
         assert all(heartbeat == first for heartbeat in alice.link.heartbeats)
         assert first.acknowledged is None
-        repeated, fresh = reborn.link.heartbeats
+        repeated, fresh, *_ = reborn.link.heartbeats
         assert repeated.nonce == first.nonce
         assert fresh.nonce != first.nonce
         assert fresh.acknowledged == first.nonce
@@ -128,28 +129,82 @@ def test_a_nonce_is_repeated_until_it_is_acknowledged_even_by_another_process() 
     run_virtual(main)
 
 
-def test_a_nonce_whose_write_may_still_land_is_used_again() -> None:
+@pytest.mark.parametrize("late", [3, 4, 5])
+def test_a_nonce_whose_write_may_still_land_is_used_again(late: int) -> None:
     async def main(clock: VirtualClock) -> None:
         alice = Sender(clock)
-        written: list[str] = []
+        written: list[tuple[str, str | None]] = []
         begin = alice.memory.begin_heartbeat
 
-        async def fail_and_land_late(peer: KmeId, nonce: str) -> HeartbeatRecord:
-            written.append(nonce)
-            if len(written) == 1:
-                raise StoreUnavailableError("no answer")
-            record = await begin(peer, nonce)
+        async def fail_and_land_late(
+            peer: KmeId, nonce: str, accepted: str | None
+        ) -> HeartbeatRecord:
+            written.append((nonce, accepted))
             if len(written) == 2:
-                await begin(peer, written[0])
+                raise StoreUnavailableError("no answer")
+            record = await begin(peer, nonce, accepted)
+            if len(written) == late:
+                await begin(peer, *written[1])
             return record
 
         alice.memory.begin_heartbeat = fail_and_land_late  # type: ignore[method-assign]
         async with alice.running():
-            await clock.sleep(3.5)
-        first, second, third = alice.link.heartbeats
-        assert written == [first.nonce, first.nonce, second.nonce, third.nonce]
-        assert len(set(written)) == 3
-        assert third.acknowledged == second.nonce
+            await clock.sleep(4.5)
+        sent = alice.link.heartbeats
+        first, second, third, *_ = nonces = [heartbeat.nonce for heartbeat in sent]
+        assert len(set(nonces)) == len(nonces)
+        assert written[:4] == [(first, None), (second, first), (second, first), (third, second)]
+        assert [heartbeat.acknowledged for heartbeat in sent][:4] == [None, first, second, third]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_processes_that_take_turns_or_overlap_never_look_rolled_back(seed: int) -> None:
+    rng = random.Random(seed)
+
+    async def main(clock: VirtualClock) -> None:
+        bob = Heartbeats(end_of(BOB_KME, MemoryStore(BOB_KME), clock), ScriptedLink())
+        outcomes: list[HeartbeatOutcome] = []
+
+        async def carry(heartbeat: Heartbeat) -> HeartbeatAnswer:
+            await clock.sleep(rng.choice((0, 0.1, 3)))
+            answer = await bob.on_heartbeat(heartbeat)
+            outcomes.append(answer.outcome)
+            await clock.sleep(rng.choice((0, 0.1, 3)))
+            return lost(heartbeat) if rng.random() < 0.2 else answer
+
+        store = MemoryStore(ALICE_KME)
+        for _ in range(20):
+            workers = [Sender(clock) for _ in range(rng.choice((1, 2)))]
+            for worker in workers:
+                worker.link.heartbeat = carry  # type: ignore[method-assign]
+                worker.heartbeats = Heartbeats(end_of(ALICE_KME, store, clock), worker.link)
+            tasks = [asyncio.create_task(worker.heartbeats.run()) for worker in workers]
+            await clock.sleep(rng.uniform(0, 10))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert outcomes.count(HeartbeatOutcome.ACCEPTED) > 40
+        assert HeartbeatOutcome.ROLLED_BACK not in outcomes
+
+    run_virtual(main)
+
+
+def test_a_repeated_nonce_covers_nothing_that_was_claimed_after_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        alice = Sender(clock)
+        alice.link.on_heartbeat = lost
+        async with alice.running():
+            await clock.sleep(0.5)
+            older_copy = await alice.record()
+            alice.link.on_heartbeat = accepted
+            await alice.heartbeats.from_now()
+            heard = alice.link.heartbeats[-1]
+        assert older_copy.pending == alice.link.heartbeats[0].nonce
+        # Restored, the older copy would send what it has pending: the peer must not take it.
+        assert heard.nonce not in {older_copy.pending, older_copy.acknowledged}
+        assert heard.acknowledged == older_copy.pending
 
     run_virtual(main)
 

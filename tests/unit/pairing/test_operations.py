@@ -192,6 +192,24 @@ class TestClear:
 
         run_virtual(main)
 
+    def test_all_of_a_peer_that_is_gone_for_good_is_burnt_without_asking_it(self) -> None:
+        async def main(clock: VirtualClock) -> None:
+            operated = started(clock, faults=LinkFaults(drop=1.0))
+            await stocked(operated, 4)
+            await operated.pair.alice.ingest(LINK, 7, bytes(700))
+            for _ in range(2):
+                assert await operated.alice.retire(B) == 4
+            store = operated.pair.alice.store
+            assert await store.inbox(B, LINK, None, 9) == []
+            assert await store.claim(B, "w", 1, 1) is None
+            with pytest.raises(KeyNotFoundError):
+                await store.draw(B, [GranuleRange(1, 8, 9)])
+            alarm = (await store.incidents(9))[0]
+            assert alarm.kind is IncidentKind.RETIRED
+            assert "block 4" in alarm.details
+
+        run_virtual(main)
+
     def test_a_peer_that_is_away_leaves_everything_as_it_is(self) -> None:
         async def main(clock: VirtualClock) -> None:
             operated = started(clock, faults=LinkFaults(drop=1.0))
@@ -202,6 +220,16 @@ class TestClear:
             assert (await operated.alice.on_stock(B, 32)).n_blocks == 1
             assert len(await operated.pair.alice.store.inbox(B, LINK, None, 9)) == 1
             assert await operated.alice.incidents(9) == []
+
+        run_virtual(main)
+
+    def test_who_cuts_keys_is_told_at_both_ends_before_blocks_are_destroyed(self) -> None:
+        async def main(clock: VirtualClock) -> None:
+            operated = started(clock)
+            await stocked(operated, 2)
+            await operated.alice.clear(B)
+            first_told = {kme: floors for kme, *floors in reversed(operated.heeded)}
+            assert first_told == {A: [2, 0], B: [2, 0]}
 
         run_virtual(main)
 
@@ -323,6 +351,7 @@ def test_who_is_no_peer_is_asked_nothing_and_told_nothing() -> None:
             operations.stock(nobody),
             operations.compare(nobody),
             operations.clear(nobody),
+            operations.retire(nobody),
             operations.state(nobody),
             operations.on_saes(nobody, SaeList(1, ())),
             operations.on_stock(nobody, 32),

@@ -58,7 +58,7 @@ async def is_settled(pair: SimulatedPair) -> bool:
 
 
 async def check_blocks(pair: SimulatedPair) -> None:
-    """Compare all blocks, and that each end may allocate from its own."""
+    """Compare all blocks, which nobody used and so never expired, and what may be allocated."""
     usable = {kme.local: 0 for kme in pair.both}
     for number, verdict in pair.witness.verdicts.items():
         mine = await pair.alice.store.block(pair.bob.local, number)
@@ -128,13 +128,15 @@ async def live_through_chaos(clock: VirtualClock, seed: int) -> SimulatedPair:
 
 @pytest.mark.parametrize("batch", range(6))
 def test_no_schedule_of_losses_and_crashes_makes_the_two_disagree(batch: int) -> None:
-    n_starts = n_blocks = 0
+    n_starts = n_blocks = n_expiries = 0
     for seed in range(25 * batch, 25 * (batch + 1)):
         pair = run_virtual(partial(live_through_chaos, seed=seed))
         n_starts += pair.alice.n_starts + pair.bob.n_starts
         n_blocks += len(pair.witness.digests)
+        n_expiries += pair.witness.n_expiries
     assert n_starts > 25 * 4, "hardly anything died"
     assert n_blocks > 25 * 3
+    assert n_expiries > 25, "hardly any frontier was noted"
 
 
 async def form_blocks(clock: VirtualClock, alice_steps: int | None, bob_steps: int | None) -> int:

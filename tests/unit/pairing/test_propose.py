@@ -1,7 +1,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -251,6 +251,22 @@ def test_a_refused_proposal_stays_open_and_raises_one_alarm() -> None:
     on_a_bench(test)
 
 
+def test_a_proposal_that_was_given_up_meanwhile_raises_no_alarm_if_it_is_refused() -> None:
+    async def test(bench: Bench) -> None:
+        def refuse(_proposal: Proposal) -> Verdict:
+            bench.store._state.pair(BOB_KME).retire(ALICE_KME, BOB_KME)
+            raise PairingError("judged all numbers")
+
+        await bench.begin()
+        await bench.ingest(1)
+        bench.link.on_propose = refuse
+        with pytest.raises(PairingError):
+            await bench.form()
+        assert await bench.store.incidents(9) == []
+
+    on_a_bench(test)
+
+
 @pytest.mark.parametrize("what", ["gone", "changed"])
 def test_equal_means_nothing_if_what_was_proposed_is_no_longer_here(what: str) -> None:
     async def test(bench: Bench) -> None:
@@ -352,5 +368,33 @@ def test_blocks_given_since_the_last_report_count() -> None:
             proposal = await asyncio.wait_for(bench.form(), 4)
             owners.append(proposal.owner)
         assert owners.count(ALICE_KME) == owners.count(BOB_KME) == 2
+
+    on_a_bench(test)
+
+
+def test_while_both_stocks_are_full_final_keys_wait_and_then_make_the_next_block() -> None:
+    async def test(bench: Bench) -> None:
+        bench.leader = Leader(
+            replace(
+                bench.leader._end,
+                config=replace(bench.leader._end.config, max_stock_bytes=64 * 1024),
+            ),
+            bench.link,
+            bench.heartbeats,
+        )
+        bench.free_bytes = 64 * 1024
+        await bench.begin()
+        for epoch in (1, 2):
+            await bench.ingest(epoch, 60_000)
+            bench.free_bytes = 128 * 1024
+            await bench.form()
+        await bench.ingest(4)
+        for _ in range(100):
+            assert not await bench.leader.step()
+            await bench.clock.sleep(0.5)
+        assert len(await bench.store.inbox(BOB_KME, LINK, None, 10)) == 1
+        while (await bench.store.stock(BOB_KME)).n_bytes >= 64 * 1024:
+            assert await bench.store.claim(BOB_KME, "worker", 1, 8000) is not None
+        assert (await bench.form()).entries == (FinalKeyRef(LINK, Epoch(4)),)
 
     on_a_bench(test)

@@ -34,6 +34,27 @@ def test_the_alarm_is_raised_once_and_the_first_reason_stays() -> None:
     run_virtual(main)
 
 
+def test_a_restore_that_is_not_agreed_closes_it_and_one_that_is_mends_a_roll_back() -> None:
+    async def main(clock: VirtualClock) -> None:
+        store = MemoryStore(ALICE_KME)
+        guard = RollbackGuard(end_of(ALICE_KME, store, clock))
+        await guard.declare("we forgot", may_be_ours=True)
+        guard.await_restore("wait for the peer")
+        for require in (guard.require_none, guard.require_ours_sound):
+            with pytest.raises(PeerUnavailableError, match="wait for the peer"):
+                require()
+        guard.lift()
+        with pytest.raises(PeerUnavailableError, match="wait for the peer"):
+            guard.require_none()
+        guard.end_restore()
+        guard.require_none()
+        guard.require_ours_sound()
+        await guard.declare("it forgot again", may_be_ours=False)
+        assert len(await store.incidents(9)) == 2
+
+    run_virtual(main)
+
+
 def test_it_is_closed_even_if_the_alarm_cannot_be_kept_yet() -> None:
     async def main(clock: VirtualClock) -> None:
         store = MemoryStore(ALICE_KME)

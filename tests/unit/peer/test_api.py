@@ -16,10 +16,10 @@ from kme.errors import (
     StoreUnavailableError,
 )
 from kme.ids import Epoch, KmeId, SourceId
-from kme.pairing.ports import Heartbeat
+from kme.pairing.ports import Heartbeat, RestoreTerms
 from kme.peer.api import create_peer_app
 from kme.peer.messages import HEARTBEAT_PATH, MAX_BODY_BYTES
-from kme.store.records import FinalKeyRef, Proposal, SourceClass
+from kme.store.records import FinalKeyRef, Frontier, Proposal, SourceClass
 from peering import KmeAuthority, RecordingHandler
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
@@ -30,6 +30,7 @@ HEARTBEAT = {
     "challenge": None,
     "settled": 3,
     "free_bytes": 4,
+    "frontier": {"number": 4, "open_from": [[3, 700], [2, 8]]},
 }
 FINAL_KEYS = [{"source": "link", "epoch": epoch, "part": 0} for epoch in (5, 6, 7)]
 PROPOSAL = {
@@ -40,10 +41,19 @@ PROPOSAL = {
     "source_class": "qkd",
     "tag": "ab" * 16,
 }
+TERMS = {
+    "incarnation": "3" * 32,
+    "challenge": "4" * 32,
+    "nonce": "5" * 32,
+    "highest": 9,
+    "settled": 8,
+}
 BODIES: dict[str, dict[str, Any]] = {
     "heartbeat": HEARTBEAT,
     "held": {"final_keys": FINAL_KEYS},
     "proposal": PROPOSAL,
+    "restore/ask": {"incarnation": "3" * 32},
+    "restore/agree": TERMS,
 }
 
 
@@ -105,7 +115,18 @@ def test_a_heartbeat_reaches_the_handler_with_its_sender() -> None:
         "settled": 7,
         "free_bytes": 4096,
     }
-    assert door.handler.calls == [(A, Heartbeat("1" * 32, "2" * 32, None, 3, 4))]
+    frontier = Frontier(4, {2: 8, 3: 700})
+    assert door.handler.calls == [(A, Heartbeat("1" * 32, "2" * 32, None, 3, 4, frontier))]
+
+
+@pytest.mark.parametrize("open_from", [[[2, 8], [2, 9]], [[4, 8]], [[0, 8]]])
+def test_a_frontier_that_means_nothing_never_reaches_the_handler(
+    open_from: list[list[int]],
+) -> None:
+    door = Door()
+    frontier = {"number": 4, "open_from": open_from}
+    expect_problem(door.post("heartbeat", HEARTBEAT | {"frontier": frontier}), 400, "input")
+    assert door.handler.calls == []
 
 
 def test_a_question_for_final_keys_is_answered() -> None:
@@ -125,6 +146,27 @@ def test_a_proposal_is_answered_with_a_verdict() -> None:
     refs = tuple(FinalKeyRef(SourceId("link"), Epoch(epoch)) for epoch in (5, 6, 7))
     proposal = Proposal(9, B, refs, 60, SourceClass.QKD, b"\xab" * 16)
     assert door.handler.calls == [(A, proposal)]
+
+
+def test_a_restored_peer_is_given_a_challenge() -> None:
+    door = Door()
+    response = door.post("restore/ask", {"incarnation": "3" * 32})
+    assert response.status_code == 200
+    assert response.json() == {"challenge": "d" * 32, "is_restoring": True}
+    assert door.handler.calls == [(A, "3" * 32)]
+
+
+def test_a_restore_that_is_accepted_is_answered_with_what_to_go_on_from() -> None:
+    door = Door()
+    response = door.post("restore/agree", TERMS)
+    assert response.status_code == 200
+    assert response.json() == {
+        "highest": 11,
+        "heard": "e" * 32,
+        "epochs": [{"source": "link", "epoch": 77}],
+    }
+    terms = RestoreTerms("3" * 32, "4" * 32, "5" * 32, 9, 8)
+    assert door.handler.calls == [(A, terms)]
 
 
 @pytest.mark.parametrize("what", list(BODIES))

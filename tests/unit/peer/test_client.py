@@ -17,6 +17,9 @@ from kme.pairing.ports import (
     Heartbeat,
     HeartbeatAnswer,
     HeartbeatOutcome,
+    RestoreChallenge,
+    RestoreConsent,
+    RestoreTerms,
 )
 from kme.peer.api import create_peer_app
 from kme.peer.client import HttpPeerLink
@@ -24,13 +27,13 @@ from kme.peer.messages import MAX_BODY_BYTES
 from kme.pki.tls import client_context, server_context
 from kme.registry.records import SaeList
 from kme.server import MutualTlsServer
-from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
+from kme.store.records import FinalKeyRef, Frontier, Proposal, SourceClass, Verdict
 from peering import OPERATOR_STOCK, KmeAuthority, OperatedHandler, RecordingHandler
 
 A, B = KmeId("kme-a"), KmeId("kme-b")
 LINK = SourceId("link")
 REFS = [FinalKeyRef(LINK, Epoch(epoch), epoch % 2) for epoch in range(5)]
-HEARTBEAT = Heartbeat("1" * 32, None, None, 3, 4)
+HEARTBEAT = Heartbeat("1" * 32, None, None, 3, 4, Frontier(4, {2: 8, 3: 700}))
 PROPOSAL = Proposal(9, B, tuple(REFS), 60, SourceClass.QKD, bytes(range(16)))
 AUTHORITY = KmeAuthority()
 
@@ -317,3 +320,30 @@ class TestWhatOperatorsAsk:
                 says(200, {"found": ["equal", "equal"]}),
                 lambda link: link.compare([BlockTag(3, bytes(32))]),
             )
+
+
+TERMS = RestoreTerms("3" * 32, "4" * 32, "5" * 32, 9, 8)
+
+
+class TestRestore:
+    def test_it_goes_over_mutual_tls_and_comes_back(self, tmp_path: Path) -> None:
+        async def use(link: HttpPeerLink, handler: RecordingHandler) -> None:
+            assert await link.ask_restore("3" * 32) == RestoreChallenge("d" * 32, is_restoring=True)
+            consent = RestoreConsent(11, "e" * 32, {SourceId("link"): Epoch(77)})
+            assert await link.agree_restore(TERMS) == consent
+            assert handler.calls == [(A, "3" * 32), (A, TERMS)]
+            handler.error = PeerUnavailableError("ask again")
+            with pytest.raises(PeerUnavailableError, match="ask again"):
+                await link.agree_restore(TERMS)
+
+        asyncio.run(talk(tmp_path, "kme-b", "kme-id:kme-b", use))
+
+    def test_a_peer_that_gives_up_less_than_it_should_is_not_believed(self) -> None:
+        body: dict[str, object] = {"highest": 8, "heard": None, "epochs": []}
+        with pytest.raises(PeerUnavailableError, match="did not give up as many"):
+            ask(says(200, body), lambda link: link.agree_restore(TERMS))
+
+    def test_a_source_that_cannot_be_is_no_answer(self) -> None:
+        body = {"highest": 9, "heard": None, "epochs": [{"source": "../x", "epoch": 1}]}
+        with pytest.raises(PeerUnavailableError, match="answer that is none"):
+            ask(says(200, body), lambda link: link.agree_restore(TERMS))

@@ -19,7 +19,14 @@ from kme.peer.messages import (
     ProposalMessage,
     VerdictMessage,
 )
-from kme.store.records import FinalKeyRef, Proposal, SourceClass, Verdict
+from kme.store.records import (
+    MAX_OPEN_FROM,
+    FinalKeyRef,
+    Frontier,
+    Proposal,
+    SourceClass,
+    Verdict,
+)
 
 tokens = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")
 numbers = st.integers(0, 2**34 - 1)
@@ -49,12 +56,25 @@ def test_a_proposal_survives_the_wire(proposal: Proposal) -> None:
     assert ProposalMessage.model_validate_json(text).to_proposal() == proposal
 
 
+@st.composite
+def frontiers(draw: st.DrawFn) -> Frontier:
+    number = draw(st.integers(0, 2**34))
+    blocks, granules = st.integers(1, max(1, number - 1)), st.integers(8, 8191)
+    max_size = MAX_OPEN_FROM if number > 1 else 0
+    return Frontier(number, draw(st.dictionaries(blocks, granules, max_size=max_size)))
+
+
 @settings(max_examples=50)
-@given(tokens, st.none() | tokens, st.none() | tokens, numbers, counts)
+@given(tokens, st.none() | tokens, st.none() | tokens, numbers, counts, frontiers())
 def test_a_heartbeat_survives_the_wire(
-    nonce: str, acknowledged: str | None, challenge: str | None, settled: int, free_bytes: int
+    nonce: str,
+    acknowledged: str | None,
+    challenge: str | None,
+    settled: int,
+    free_bytes: int,
+    frontier: Frontier,
 ) -> None:
-    heartbeat = Heartbeat(nonce, acknowledged, challenge, settled, free_bytes)
+    heartbeat = Heartbeat(nonce, acknowledged, challenge, settled, free_bytes, frontier)
     text = HeartbeatMessage.of(heartbeat).model_dump_json()
     assert HeartbeatMessage.model_validate_json(text).to_heartbeat() == heartbeat
 
@@ -92,6 +112,7 @@ HEARTBEAT: dict[str, Any] = {
     "challenge": None,
     "settled": 0,
     "free_bytes": 0,
+    "frontier": {"number": 9, "open_from": [[3, 8], [8, 8191]]},
 }
 PROPOSAL: dict[str, Any] = {
     "number": 1,
@@ -117,6 +138,17 @@ PROPOSAL: dict[str, Any] = {
         {"settled": 1.0},
         {"settled": True},
         {"free_bytes": 1 << 62},
+        {"frontier": None},
+        {"frontier": {"number": 9}},
+        {"frontier": {"number": -1, "open_from": []}},
+        {"frontier": {"number": (1 << 34) + 1, "open_from": []}},
+        {"frontier": {"number": 9, "open_from": {"3": 8}}},
+        {"frontier": {"number": 9, "open_from": [[3]]}},
+        {"frontier": {"number": 9, "open_from": [[3, 8, 9]]}},
+        {"frontier": {"number": 9, "open_from": [[3, 7]]}},
+        {"frontier": {"number": 9, "open_from": [[3, 8192]]}},
+        {"frontier": {"number": 9, "open_from": [[3, 8.0]]}},
+        {"frontier": {"number": 99, "open_from": [[n, 8] for n in range(1, 34)]}},
         {"more": 1},
     ],
 )

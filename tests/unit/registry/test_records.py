@@ -2,12 +2,20 @@ import pytest
 
 from kme.errors import InputError
 from kme.ids import KmeId, SaeId
-from kme.registry.records import SaeEntry, populate
+from kme.registry.records import DEFAULT_HOLD_S, SaeEntry, hold_of, populate
+from kme.supply.allocator import MAX_CLAIM_AGE_S
 
 A, B, C = KmeId("kme-a"), KmeId("kme-b"), KmeId("kme-c")
 ALICE, BOB = SaeId("alice"), SaeId("bob")
-DAY_S = 86_400.0
+HOLD_S = DEFAULT_HOLD_S
 NOW_S = 1_000_000.0
+
+
+def test_an_id_is_held_longer_than_any_key_for_it_lives() -> None:
+    for lifetime_s in (1, 86_400, 30 * 86_400):
+        late_s = lifetime_s / 64 + MAX_CLAIM_AGE_S
+        assert hold_of(lifetime_s) > lifetime_s + late_s + 60
+    assert DEFAULT_HOLD_S == 25 * 3600
 
 
 def test_an_entry_is_written_and_read() -> None:
@@ -27,10 +35,10 @@ def test_what_is_no_entry_is_refused(wrong: object) -> None:
 
 def test_a_removed_id_is_held_for_the_life_of_a_key() -> None:
     entry = SaeEntry(0.0, removed_s=NOW_S)
-    assert entry.holds(NOW_S, DAY_S)
-    assert entry.holds(NOW_S + DAY_S - 1, DAY_S)
-    assert not entry.holds(NOW_S + DAY_S, DAY_S)
-    assert SaeEntry(0.0).holds(NOW_S * 99, DAY_S)
+    assert entry.holds(NOW_S, HOLD_S)
+    assert entry.holds(NOW_S + HOLD_S - 1, HOLD_S)
+    assert not entry.holds(NOW_S + HOLD_S, HOLD_S)
+    assert SaeEntry(0.0).holds(NOW_S * 99, HOLD_S)
 
 
 def test_every_sae_has_its_home() -> None:
@@ -62,5 +70,5 @@ def test_an_id_that_was_removed_lately_is_given_to_nobody() -> None:
     assert (ours.residents, ours.disputed) == ((), ((ALICE, B),))
     theirs = populate(A, {}, {B: {BOB: gone}, C: {BOB: SaeEntry(1)}}, NOW_S)
     assert (theirs.residents, theirs.disputed) == ((), ((BOB, C),))
-    later = populate(A, {}, {B: {BOB: gone}, C: {BOB: SaeEntry(1)}}, NOW_S + DAY_S)
+    later = populate(A, {}, {B: {BOB: gone}, C: {BOB: SaeEntry(1)}}, NOW_S + HOLD_S)
     assert (later.residents, later.disputed) == (((BOB, C),), ())

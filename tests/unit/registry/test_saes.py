@@ -6,7 +6,7 @@ import pytest
 
 from kme.errors import ConflictError, InputError, RequestError
 from kme.ids import KmeId, SaeId
-from kme.registry.records import MAX_SAES, SaeEntry, SaeList
+from kme.registry.records import DEFAULT_HOLD_S, MAX_SAES, SaeEntry, SaeList
 from kme.registry.saes import SaeRegistry
 from memory_documents import MemoryDocuments
 from simulation import VirtualClock
@@ -14,7 +14,7 @@ from store_contract import in_loop
 
 A, B, C = KmeId("kme-a"), KmeId("kme-b"), KmeId("kme-c")
 ALICE, BOB, CAROL = SaeId("alice"), SaeId("bob"), SaeId("carol")
-DAY_S = 86_400.0
+HOLD_S = DEFAULT_HOLD_S
 
 
 class WatchedDocuments(MemoryDocuments):
@@ -114,7 +114,7 @@ async def test_a_removed_id_is_free_after_the_life_of_a_key_and_not_before() -> 
     office = Office()
     await office.registry.add(ALICE, "0a")
     await office.registry.remove(ALICE)
-    office.clock.advance(DAY_S - 3600)
+    office.clock.advance(HOLD_S - 3600)
     with pytest.raises(RequestError, match=r"free in 1\.0 h"):
         await office.registry.check_free(ALICE, [])
     with pytest.raises(RequestError, match="free in"):
@@ -197,7 +197,7 @@ class TestWhatPeersTell:
             await office.registry.check_free(BOB, [B])
         await office.registry.learn(C, SaeList(1, (BOB,)))
         assert (await office.registry.population([B, C])).disputed == ((BOB, C),)
-        office.clock.advance(DAY_S)
+        office.clock.advance(HOLD_S)
         await office.registry.check_free(SaeId("dave"), [B])
         await office.registry.learn(B, SaeList(3, (CAROL,)))
         assert set((await office.registry.of_peers([B]))[B]) == {CAROL}

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kme.errors import KeyNotFoundError, OverlapError
-from kme.store.ledger import Ledger, draw_all
-from kme.store.records import GranuleRange
+from kme.store.ledger import Ledger, draw_all, expire_all
+from kme.store.records import Frontier, GranuleRange
 
 RANGES = st.builds(
     lambda number, start, length: GranuleRange(number, start, start + length),
@@ -66,3 +66,29 @@ def test_draws_are_judged_like_a_list_of_granules(
         with pytest.raises(KeyNotFoundError) as caught:
             draw_all(ledgers, wanted)
         assert caught.type is expected
+
+
+@given(
+    st.dictionaries(st.integers(1, 4), st.sets(st.integers(8, 19))),
+    st.dictionaries(st.integers(1, 4), st.integers(8, 25)),
+)
+def test_an_expiry_takes_what_is_behind_the_frontier_and_counts_what_was_not_drawn(
+    drawn: dict[int, set[int]], open_from: dict[int, int]
+) -> None:
+    reserved = set(range(8))
+    ledgers = {n: Ledger(20, sum(1 << g for g in gone | reserved)) for n, gone in drawn.items()}
+    frontier = Frontier(5, open_from)
+    expired = {
+        (n, g)
+        for n in drawn
+        for g in range(8, 20)
+        if frontier.is_behind(n, g) and g not in drawn[n]
+    }
+    changed, n_expired = expire_all(ledgers, open_from)
+    assert n_expired == len(expired)
+    assert set(changed) == {number for number, _ in expired}
+    for number, ledger in changed.items():
+        gone = reserved | drawn[number] | {g for n, g in expired if n == number}
+        assert ledger == Ledger(20, sum(1 << g for g in gone))
+        assert ledger.is_full == (len(gone) == 20)
+    assert expire_all({**ledgers, **changed}, open_from) == ({}, 0)

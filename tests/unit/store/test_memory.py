@@ -5,11 +5,15 @@ import asyncio
 import pytest
 
 import store_contract
+import store_contract_expiry
 from kme.errors import StoreUnavailableError
 from kme.ids import Epoch
 from kme.store.memory import MemoryStore
 from kme.store.records import GranuleRange
 from store_contract import LINK, A, B, FloorStore, StoreContract, add_block, everything, some_key
+from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 
 
 class MemoryBackend:
@@ -27,7 +31,7 @@ class MemoryBackend:
         return store.reopened()
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self) -> MemoryBackend:
         return MemoryBackend()
@@ -42,7 +46,7 @@ def test_what_waits_before_its_step_at_a_crash_is_never_written() -> None:
                 await gate.wait()
 
         store = MemoryStore(A, pause)
-        await add_block(store, 1)
+        await add_block(store, 1, owner=B)
         drawing = asyncio.create_task(store.draw(B, [GranuleRange(1, 8, 9)]))
         await asyncio.sleep(0)
         next_store = store.reopened()
@@ -74,7 +78,7 @@ def test_what_dies_after_its_step_is_written() -> None:
 def test_a_backup_is_not_changed_by_what_happens_later() -> None:
     async def story() -> None:
         store = MemoryStore(A)
-        await add_block(store, 1)
+        await add_block(store, 1, owner=B)
         await store.ingest(B, LINK, Epoch(5), [some_key(600)])
         before = await everything(store)
         backup = store.backup()
@@ -82,7 +86,7 @@ def test_a_backup_is_not_changed_by_what_happens_later() -> None:
         await add_block(store, 2)
         await store.raise_peer_settled(B, 2)
         await store.claim(B, "w", 1, 5)
-        await store.begin_heartbeat(B, "n")
+        await store.begin_heartbeat(B, "n", None)
         assert await everything(backup) == before
         await backup.draw(B, [GranuleRange(1, 8, 9)])
         assert await everything(store) != before
@@ -103,5 +107,9 @@ def test_two_runs_of_the_same_calls_are_the_same() -> None:
 
 def test_the_contract_runs_in_full() -> None:
     """Nobody drops a group of promises from the suite unnoticed."""
-    groups = [name for name in vars(store_contract) if name.endswith("Contract")]
-    assert {base.__name__ for base in StoreContract.__mro__[:-1]} == set(groups)
+    for module, whole in (
+        (store_contract, StoreContract),
+        (store_contract_expiry, EndOfKeysContract),
+    ):
+        groups = [name for name in vars(module) if name.endswith("Contract")]
+        assert {base.__name__ for base in whole.__mro__[:-1]} == set(groups)

@@ -281,6 +281,41 @@ def test_a_claim_whose_heartbeat_failed_waits_for_the_next_one() -> None:
     run(scenario())
 
 
+def test_what_was_dropped_is_used_no_more_and_goes_back() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.blocks.add(A, 512)
+        await bench.take(2)
+        bench.allocator.drop_all()
+        assert bench.allocator.claims == ()
+        await bench.idle()
+        assert (await bench.take(1))[0].key_id.offset_granules == 16
+        await bench.allocator.close()
+        assert await bench.free_granules() == 56 - 12
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("step", ["before claim", "after claim", "before block"])
+def test_a_claim_under_way_while_all_are_dropped_is_not_used(step: str) -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.blocks.add(A, 512)
+        gate = bench.script.hold(step)
+        taking = asyncio.create_task(bench.take())
+        await bench.idle()
+        bench.allocator.drop_all()
+        gate.set()
+        with pytest.raises(UnavailableError):
+            await taking
+        assert bench.allocator.claims == ()
+        await bench.take()
+        await bench.allocator.close()
+        assert await bench.free_granules() == 56 - 4
+
+    run(scenario())
+
+
 def test_a_batch_that_cannot_be_met_takes_nothing() -> None:
     async def scenario() -> None:
         bench = Bench()
@@ -439,6 +474,23 @@ def test_closing_without_the_store_burns_what_it_cannot_give_back() -> None:
         bench.script.fail("before give_back", times=0)
         assert await bench.store.close_claims("worker-1") == 1
         assert await bench.free_granules() == 0
+
+    run(scenario())
+
+
+def test_what_could_not_be_given_back_is_given_back_later() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.blocks.add(A, 512)
+        await bench.take()
+        bench.allocator._retire(bench.allocator._open)
+        bench.allocator._open = []
+        bench.script.fail("before give_back")
+        with pytest.raises(StoreUnavailableError):
+            await bench.take()
+        await bench.take()
+        await bench.allocator.close()
+        assert await bench.store.close_claims() == 0, "a claim stayed open that nobody knows of"
 
     run(scenario())
 

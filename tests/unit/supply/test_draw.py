@@ -265,8 +265,9 @@ def test_a_draw_of_unknown_outcome_gives_nothing_out(step: str, is_burnt: bool) 
 
 def test_bytes_that_were_read_in_vain_are_wiped() -> None:
     class Watched(Drawer):
-        async def _read(self, scope: IdScope, encoded_scope: bytes, key_id: KeyId) -> Secret:
+        async def _read(self, scope: IdScope, encoded_scope: bytes, key_id: KeyId) -> Secret | None:
             key = await super()._read(scope, encoded_scope, key_id)
+            assert key is not None
             read.append(key)
             return key
 

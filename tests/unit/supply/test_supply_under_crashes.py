@@ -1,25 +1,32 @@
 """Two KMEs, honest and hostile SAEs, processes that die and stores that fail: nothing goes wrong.
 
+Masters name one slave or more, at the other KME and at their own; what a KME
+hands to the other for further slaves is lost, or comes twice.
+
 Every run is one seed. What is checked all the time, by `Witness`:
 
-- no granule is under two key_IDs,
-- no key_ID is delivered twice to the SAE that draws it,
-- both sides have the same bytes for every id,
-- only the SAE that the master named gets a key.
+- no granule is under two key_IDs, be it of a key or of a pad,
+- no key_ID is delivered twice to an SAE that draws it,
+- all SAEs have the same bytes for every id,
+- only the SAEs that the master named get a key,
+- no key expires before its lifetime is over, though frontiers come late and twice.
 
 And at the end of each run: what a master was given, and no failed draw may have
-burnt, can still be drawn; what status promises can be had.
+burnt, can still be drawn; what status promises can be had; once all is used up,
+and a lifetime later, nothing can be drawn and neither KME holds any key bytes.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import pytest
 
+from grant_links import DirectGrants, LossyGrants
 from kme.errors import (
     KeyNotFoundError,
     KmeError,
@@ -29,7 +36,13 @@ from kme.errors import (
     UnavailableError,
 )
 from kme.ids import KeyId, KmeId, SaeId
+from kme.pairing.expiry import KeyExpiry
 from kme.store.memory import MemoryStore
+from kme.store.records import Frontier
+from kme.supply.cache import BlockCache
+from kme.supply.draw import DrawPorts
+from kme.supply.grantee import Grantee
+from kme.supply.grants import Delivery, GrantHandler, GrantLink
 from kme.supply.ports import Key
 from kme.supply.supply import LinkSupply, SupplyLimits
 from simulation import (
@@ -56,48 +69,72 @@ from supply_pair import (
 
 T = TypeVar("T")
 HOMES: Final = dict(RESIDENTS)
+PAIRS: Final = (frozenset({A, B}), frozenset({A}), frozenset({B}))
 SIZES: Final = (1, 8, 16, 32, 32, 32, 33, 64, 500)
+
+
+GONE = KeyNotFoundError, NotEntitledError
+"""What is said of a key that expired; the latter where further slaves can still draw it."""
 
 
 @dataclass
 class Issued:
-    """A key that a master was given."""
+    """A key that a master was given, for one of the slaves that it named."""
 
     master: SaeId
     slave: SaeId
     key: Key
+    asked_s: float
+    is_granted: bool = False
     is_drawn: bool = False
     may_be_burnt: bool = False
+
+
+def pair_of(one: SaeId, other: SaeId) -> frozenset[KmeId]:
+    """Return the KMEs whose block a key of two SAEs lies in."""
+    return frozenset({HOMES[one], HOMES[other]})
 
 
 class Witness:
     """Sees every key that leaves a KME, and fails the test if it should not have."""
 
     def __init__(self) -> None:
-        self.issued: dict[KeyId, Issued] = {}
+        self.issued: dict[tuple[KeyId, SaeId], Issued] = {}
         self.n_drawn = 0
-        self._book = GranuleBook()
+        self._books = {pair: GranuleBook() for pair in PAIRS}
+        self._pads: set[KeyId] = set()
 
-    def saw_new(self, master: SaeId, slave: SaeId, keys: list[Key]) -> None:
+    def saw_new(
+        self, master: SaeId, slaves: tuple[SaeId, ...], keys: list[Key], asked_s: float
+    ) -> None:
         for key in keys:
-            assert key.key_id not in self.issued
-            self._book.note(key.key_id)
-            self.issued[key.key_id] = Issued(master, slave, key)
+            self._books[pair_of(master, slaves[0])].note(key.key_id)
+            for slave in slaves:
+                assert (key.key_id, slave) not in self.issued
+                self.issued[key.key_id, slave] = Issued(
+                    master, slave, key, asked_s, is_granted=slave != slaves[0]
+                )
+
+    def saw_pads(self, delivery: Delivery) -> None:
+        for key in delivery.keys:
+            if key.pad_id not in self._pads:
+                self._pads.add(key.pad_id)
+                self._books[frozenset({A, B})].note(key.pad_id)
 
     def saw_drawn(self, master: SaeId, caller: SaeId, keys: list[Key]) -> None:
         for key in keys:
-            issued = self.issued[key.key_id]
-            assert (issued.master, issued.slave) == (master, caller)
+            issued = self.issued[key.key_id, caller]
+            assert issued.master == master
             assert not issued.is_drawn
             assert issued.key == key
             issued.is_drawn = True
             self.n_drawn += 1
 
-    def lost_track(self, key_ids: list[KeyId]) -> None:
+    def lost_track(self, caller: SaeId, key_ids: list[KeyId]) -> None:
         """Note a draw whose outcome nobody knows."""
         for key_id in key_ids:
-            if key_id in self.issued:
-                self.issued[key_id].may_be_burnt = True
+            if (key_id, caller) in self.issued:
+                self.issued[key_id, caller].may_be_burnt = True
 
     def waiting(self, slave: SaeId) -> list[Issued]:
         return [
@@ -112,8 +149,15 @@ class Process:
     """One life of a KME."""
 
     supply: LinkSupply
+    grantee: Grantee
     liveness: SimulatedLiveness
     fuse: Fuse
+    store: CrashingStore
+    expiry: KeyExpiry
+    expiring: "asyncio.Task[None]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.expiring = asyncio.create_task(self.expiry.run())
 
 
 @dataclass
@@ -125,14 +169,18 @@ class Weather:
     unavailable
         Probability that a store's call fails, half of them after it took effect.
     refused_heartbeat
-        Probability that the supply's heartbeat is refused.
+        Probability that the supply's heartbeat is refused, or a message to the
+        other KME is lost.
     max_pause_s
         Every call to a store takes up to so long.
+    lifetime_s
+        How long keys may be drawn.
     """
 
     unavailable: float = 0.0
     refused_heartbeat: float = 0.0
     max_pause_s: float = 0.0
+    lifetime_s: int = 3600
 
 
 @dataclass
@@ -144,6 +192,7 @@ class Site:
     clock: VirtualClock
     rng: random.Random
     weather: Weather
+    links: Callable[[Fuse], Mapping[KmeId, GrantLink]]
     n_lives: int = 0
     process: Process = field(init=False)
 
@@ -162,21 +211,30 @@ class Site:
 
     async def start(self, blows_at: int | None = None) -> None:
         """Begin a new life; what the old one still tries comes to nothing."""
+        if self.n_lives:
+            self.process.expiring.cancel()
         self.store = self.store.reopened()
         self.n_lives += 1
         fuse = Fuse(blows_at)
         faults = StoreFaults(self.pause, self.weather.unavailable, self.rng)
         liveness = SimulatedLiveness()
         liveness._pause = self.maybe_refuse(liveness)
+        store = CrashingStore(self.store, fuse, faults)
+        store, directory = CrashingStore(self.store, fuse, faults), directory_of(self.kme)
         supply = LinkSupply(
-            directory_of(self.kme),
-            CrashingStore(self.store, fuse, faults),
+            directory,
+            store,
             liveness,
             self.clock,
             f"worker-{self.n_lives}",
-            SupplyLimits(cache_bytes=4096),
+            SupplyLimits(cache_bytes=4096, local_pairs=True),
+            links=self.links(fuse),
         )
-        self.process = Process(supply, liveness, fuse)
+        peer = B if self.kme == A else A
+        expiry = KeyExpiry(peer, store, self.clock, self.weather.lifetime_s)
+        ports = DrawPorts(directory, store, BlockCache(store), self.clock)
+        grantee = Grantee(ports, liveness)
+        self.process = Process(supply, grantee, liveness, fuse, store, expiry)
         while True:
             try:
                 await supply.open()
@@ -201,14 +259,33 @@ class World:
         self.rng = rng
         self.weather = weather
         self.witness = Witness()
-        self.sites = {kme: Site(kme, MemoryStore(kme), clock, rng, weather) for kme in (A, B)}
+        self.sites = {
+            kme: Site(kme, MemoryStore(kme), clock, rng, weather, partial(self._links, kme))
+            for kme in (A, B)
+        }
+
+    def _links(self, kme: KmeId, fuse: Fuse) -> Mapping[KmeId, GrantLink]:
+        """Return the way of one process to the other KME."""
+        other = B if kme == A else A
+
+        def handler() -> GrantHandler | None:
+            process = self.sites[other].process
+            return None if process.fuse.is_blown else process.grantee
+
+        way = DirectGrants(kme, handler, saw=self.witness.saw_pads)
+        site = self.sites[kme]
+        lossy = LossyGrants(
+            way, fuse.step, site.pause, self.rng, lambda: self.weather.refused_heartbeat
+        )
+        return {other: lossy}
 
     @property
     def blocks(self) -> BlockMaker:
         return self._blocks
 
     async def begin(self, n_blocks: int) -> None:
-        self._blocks = BlockMaker(tuple(site.store for site in self.sites.values()), self.rng)
+        stores = tuple(site.store for site in self.sites.values())
+        self._blocks = BlockMaker(stores, self.rng, lifetime_s=self.weather.lifetime_s)
         for _ in range(n_blocks):
             await self.add_block()
         for site in self.sites.values():
@@ -231,12 +308,15 @@ class World:
             raise UnavailableError("connection lost")
         return answer
 
-    async def get_new(self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int) -> list[Key]:
+    async def get_new(
+        self, master: SaeId, slave: SaeId, n_keys: int, n_bytes: int, *more: SaeId
+    ) -> list[Key]:
+        asked_s = self.clock.now_s()
         keys = await self.call(
-            HOMES[master], lambda supply: supply.new_keys(master, slave, n_keys, n_bytes)
+            HOMES[master], lambda supply: supply.new_keys(master, slave, n_keys, n_bytes, more)
         )
         assert [len(key.key) for key in keys] == [n_bytes] * n_keys
-        self.witness.saw_new(master, slave, keys)
+        self.witness.saw_new(master, (slave, *more), keys, asked_s)
         return keys
 
     async def get_drawn(self, master: SaeId, caller: SaeId, key_ids: list[KeyId]) -> list[Key]:
@@ -245,7 +325,7 @@ class World:
                 HOMES[caller], lambda supply: supply.keys_by_id(master, caller, key_ids)
             )
         except UnavailableError:
-            self.witness.lost_track(key_ids)
+            self.witness.lost_track(caller, key_ids)
             raise
         except OverlapError:
             pytest.fail("two ids of one range were given out")
@@ -253,13 +333,18 @@ class World:
         self.witness.saw_drawn(master, caller, keys)
         return keys
 
+    def may_be_expired(self, issued: Issued) -> bool:
+        return self.clock.now_s() >= issued.asked_s + self.weather.lifetime_s
+
     async def master(self, master: SaeId, slaves: tuple[SaeId, ...], n_calls: int) -> None:
-        """Ask for new keys again and again."""
+        """Ask for new keys again and again, for one slave or for several."""
         for _ in range(n_calls):
             await self.clock.sleep(self.rng.uniform(0, 0.2))
             n_keys = self.rng.choice((1, 1, 1, 2, 5, 20))
+            n_slaves = self.rng.choice((1, 1, 2, 3))
+            named = self.rng.sample(slaves, min(n_slaves, len(slaves)))
             try:
-                await self.get_new(master, self.rng.choice(slaves), n_keys, self.rng.choice(SIZES))
+                await self.get_new(master, named[0], n_keys, self.rng.choice(SIZES), *named[1:])
             except UnavailableError:
                 continue
 
@@ -277,8 +362,11 @@ class World:
                 await self.get_drawn(master, slave, [issued.key.key_id for issued in wanted])
             except UnavailableError:
                 continue
-            except KeyNotFoundError:
-                assert any(issued.may_be_burnt or issued.is_drawn for issued in wanted)
+            except GONE:
+                assert any(
+                    issued.may_be_burnt or issued.is_drawn or self.may_be_expired(issued)
+                    for issued in wanted
+                )
 
     async def thief(self, thief: SaeId, n_calls: int) -> None:
         """Try ids of others, ids with another place or tag, and ids drawn before."""
@@ -288,8 +376,7 @@ class World:
                 continue
             issued = self.rng.choice(list(self.witness.issued.values()))
             key_id = issued.key.key_id
-            is_other = HOMES[issued.master] != HOMES[thief]
-            master = issued.master if is_other else self.rng.choice((ALICE, CAROL))
+            master = self.rng.choice((issued.master, issued.master, ALICE, CAROL))
             forged = self.rng.choice(
                 (
                     key_id,
@@ -299,7 +386,7 @@ class World:
                     replace(key_id, block_number=self.rng.randrange(40)),
                 )
             )
-            if forged == key_id and issued.slave == thief and master == issued.master:
+            if (forged, thief) in self.witness.issued:
                 continue
             with pytest.raises((KeyNotFoundError, NotEntitledError, UnavailableError)) as refusal:
                 await self.call(HOMES[thief], partial(_ask_for, master, thief, forged))
@@ -311,34 +398,79 @@ class World:
             await self.clock.sleep(self.rng.uniform(0, 0.4))
             await self.add_block()
 
+    async def frontiers(self, sender: KmeId, receiver: KmeId) -> None:
+        """Carry what heartbeats say of blocks, sometimes late, lost or once more."""
+        said = [Frontier()]
+        while True:
+            await self.clock.sleep(self.rng.uniform(0, 0.6))
+            process = self.sites[sender].process
+            if not process.fuse.is_blown:
+                with suppress(UnavailableError, SimulatedCrash):
+                    said.append(await process.store.frontier(receiver))
+            await self.clock.sleep(self.rng.uniform(0, 0.6))
+            if self.rng.random() < 0.8:
+                heard = said[-1] if self.rng.random() < 0.7 else self.rng.choice(said)
+                self.sites[receiver].process.expiry.heard(heard)
+
     def heal(self) -> None:
         """Let nothing go wrong any more."""
         self.weather.unavailable = self.weather.refused_heartbeat = 0.0
         for site in self.sites.values():
-            if isinstance(store := site.process.supply._store, CrashingStore):
-                store.faults.unavailable = 0.0
+            site.process.store.faults.unavailable = 0.0
 
     async def check_promises(self) -> None:
         """Draw everything that can't have been burnt; take what status promises."""
         for slave in HOMES:
             for issued in self.witness.waiting(slave):
                 if not issued.may_be_burnt:
-                    await self.get_drawn(issued.master, slave, [issued.key.key_id])
+                    try:
+                        await self.get_drawn(issued.master, slave, [issued.key.key_id])
+                    except GONE:
+                        assert self.may_be_expired(issued)
         for master, slave in ((ALICE, BOB), (BOB, ALICE)):
-            supply = self.sites[HOMES[master]].process.supply
-            for n_bytes in self.rng.sample(SIZES, 4):
-                n_promised = (await supply.stock(master, slave)).count_of(n_bytes)
-                if n_promised:
-                    n_keys = self.rng.randint(1, n_promised)
-                    await self.get_new(master, slave, n_keys, n_bytes)
-            stock = await supply.stock(master, slave)
-            if stock.max_key_bytes:
-                await self.get_new(master, slave, 1, stock.max_key_bytes)
-            n_promised = (await supply.stock(master, slave)).count_of(8)
+            await self.check_stock(master, slave)
+
+    async def check_stock(self, master: SaeId, slave: SaeId) -> None:
+        """Take what status promises, and try to get more."""
+        supply = self.sites[HOMES[master]].process.supply
+        for n_bytes in self.rng.sample(SIZES, 4):
+            n_promised = (await supply.stock(master, slave)).count_of(n_bytes)
             if n_promised:
-                await self.get_new(master, slave, n_promised, 8)
-            with pytest.raises(OutOfKeysError):
-                await self.get_new(master, slave, n_promised + 1, 8)
+                await self.get_new(master, slave, self.rng.randint(1, n_promised), n_bytes)
+        stock = await supply.stock(master, slave)
+        if stock.max_key_bytes:
+            await self.get_new(master, slave, 1, stock.max_key_bytes)
+        n_promised = (await supply.stock(master, slave)).count_of(8)
+        if n_promised:
+            await self.get_new(master, slave, n_promised, 8)
+        with suppress(OutOfKeysError):
+            # What a failing store kept from being given back is in stock again by now.
+            n_promised = (await supply.stock(master, slave)).count_of(8)
+            await self.get_new(master, slave, n_promised + 1, 8)
+        n_promised = (await supply.stock(master, slave)).count_of(8)
+        with pytest.raises(OutOfKeysError):
+            await self.get_new(master, slave, n_promised + 1, 8)
+
+    async def check_the_end(self) -> None:
+        """Wait for a lifetime after all was used up: nothing is left of any key then."""
+        for site in self.sites.values():
+            await site.process.supply.close()
+            await site.start()
+        for kme, other in ((A, B), (B, A)):
+            frontier = await self.sites[other].store.frontier(kme)
+            self.sites[kme].process.expiry.heard(frontier)
+        await self.clock.sleep(self.weather.lifetime_s * 1.1 + 130)
+        for slave in HOMES:
+            for issued in self.witness.waiting(slave):
+                # Grants live by dates of their own, and no frontier tells of local blocks.
+                if issued.is_granted or HOMES[issued.master] == HOMES[slave]:
+                    continue
+                with pytest.raises(GONE):
+                    await self.get_drawn(issued.master, slave, [issued.key.key_id])
+        for kme, other in ((A, B), (B, A)):
+            for number in range(1, self._blocks.number + 1):
+                assert await self.sites[kme].store.block(other, number) is None
+            assert await self.sites[kme].store.incidents(10) == []
 
 
 async def _ask_for(master: SaeId, caller: SaeId, key_id: KeyId, supply: LinkSupply) -> list[Key]:
@@ -356,6 +488,10 @@ async def _live(world: World, *, with_crashes: bool) -> None:
     """Let everybody do their worst for some seconds, then check what was promised."""
     asyncio.get_running_loop().set_exception_handler(_ignore_crashes)
     await world.begin(n_blocks=6)
+    frontiers = [
+        asyncio.create_task(world.frontiers(sender, receiver))
+        for sender, receiver in ((A, B), (B, A))
+    ]
     guards = []
     if with_crashes:
         for site in world.sites.values():
@@ -363,13 +499,14 @@ async def _live(world: World, *, with_crashes: bool) -> None:
             guards.append(asyncio.create_task(site.restart_when_dead()))
     async with asyncio.TaskGroup() as group:
         for task in (
-            world.master(ALICE, (BOB, EVE), 40),
+            world.master(ALICE, (BOB, EVE, CAROL), 40),
             world.master(ALICE, (BOB,), 40),
             world.master(CAROL, (BOB, EVE), 40),
-            world.master(BOB, (ALICE, CAROL), 40),
+            world.master(BOB, (ALICE, CAROL, EVE), 40),
             world.slave(BOB, 50),
             world.slave(EVE, 50),
             world.slave(ALICE, 50),
+            world.slave(CAROL, 50),
             world.thief(EVE, 60),
             world.pairing(12),
         ):
@@ -389,6 +526,9 @@ async def _live(world: World, *, with_crashes: bool) -> None:
         await site.start()
     await world.add_block()
     await world.check_promises()
+    for carrier in frontiers:
+        carrier.cancel()
+    await world.check_the_end()
 
 
 def _run(seed: int, weather: Weather, *, with_crashes: bool) -> Witness:
@@ -419,6 +559,16 @@ def test_processes_that_die_repeat_no_key(seed: int) -> None:
     assert _run(seed, weather, with_crashes=True).n_drawn > 5
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_keys_that_nobody_draws_expire_and_not_before_their_lifetime(seed: int) -> None:
+    weather = Weather(
+        unavailable=0.02, refused_heartbeat=0.05, max_pause_s=0.02, lifetime_s=1 + seed % 4
+    )
+    witness = _run(seed, weather, with_crashes=seed % 2 == 0)
+    assert witness.n_drawn > 5
+    assert not all(issued.is_drawn for issued in witness.issued.values())
+
+
 def _steps_of(scenario: Callable[[World], Awaitable[None]], kme: KmeId) -> int:
     """Count the steps of a scenario that runs undisturbed."""
 
@@ -434,11 +584,12 @@ def _steps_of(scenario: Callable[[World], Awaitable[None]], kme: KmeId) -> int:
 
 async def _enc_then_dec(world: World) -> None:
     """Get keys in both directions and of several sizes, and draw each at once."""
-    for master, slave in ((ALICE, BOB), (BOB, ALICE), (CAROL, EVE)):
+    for master, *slaves in ((ALICE, BOB), (BOB, ALICE, EVE, CAROL), (CAROL, ALICE, EVE)):
         for n_keys, n_bytes in ((1, 32), (12, 33), (3, 100)):
             try:
-                keys = await world.get_new(master, slave, n_keys, n_bytes)
-                await world.get_drawn(master, slave, [key.key_id for key in keys])
+                keys = await world.get_new(master, slaves[0], n_keys, n_bytes, *slaves[1:])
+                for slave in slaves:
+                    await world.get_drawn(master, slave, [key.key_id for key in keys])
             except KmeError:
                 continue
             await world.clock.sleep(0.3)

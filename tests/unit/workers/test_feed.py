@@ -111,7 +111,7 @@ def test_without_an_elected_worker_nobody_is_alive() -> None:
             host.listener.require_alive(PEER)
         with pytest.raises(PeerUnavailableError, match="no worker"):
             await host.listener.heartbeat_from_now(PEER)
-        with pytest.raises(PeerUnavailableError):
+        with pytest.raises(PeerUnavailableError, match="no worker"):
             host.listener.require_heard_once(PEER)
 
     on_host(test)
@@ -169,6 +169,21 @@ def test_an_elected_worker_that_dies_is_not_believed_at_all() -> None:
         await host.clock.sleep(0.01)
         assert not is_alive(host)
         host.listener.require_heard_once(PEER)
+
+    on_host(test)
+
+
+def test_a_death_is_told_at_once_because_the_next_elected_worker_closes_all_claims() -> None:
+    async def test(host: Host) -> None:
+        told: list[float] = []
+        host.listener.on_silence = lambda: told.append(host.clock.monotonic_s())
+        host.elect().beat()
+        await host.clock.sleep(1)
+        assert told == []
+        died_s = host.clock.monotonic_s()
+        host.kill()
+        await host.clock.sleep(1)
+        assert told == [died_s]
 
     on_host(test)
 

@@ -41,3 +41,12 @@ def test_whoever_is_killed_is_dead_until_struck(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="gone"), Roll(tmp_path / "gone").present("worker-a"):
         pass
+
+
+def test_the_roll_names_whoever_works_and_whoever_was_killed(tmp_path: Path) -> None:
+    roll = Roll(tmp_path)
+    assert roll.names() == []
+    with roll.present("worker-b"):
+        (tmp_path / "workers" / "worker-a").touch()
+        assert roll.names() == ["worker-a", "worker-b"]
+    assert roll.names() == ["worker-a"]

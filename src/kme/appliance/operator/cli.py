@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Optional, TypeVar
 
 import typer
 
 from kme.appliance.connect import Bundle, shown_subject
-from kme.appliance.operator import trust
+from kme.appliance.operator import backups, trust
 from kme.appliance.operator.rest import RestClient
 from kme.appliance.operator.saes import SaeOffice
 from kme.appliance.operator.screen import Screen
@@ -19,13 +20,19 @@ from kme.clock import SystemClock
 from kme.errors import InputError, KmeError
 from kme.ids import KmeId, SaeId
 from kme.log import set_up_logging
+from kme.pairing.heartbeat import random_token
 from kme.registry.saes import SaeRegistry
+from kme.store.vault.restores import mark_restored
 from kme.vault.documents import Documents
+from kme.vault.snapshot_file import SnapshotFacts
 
 _T = TypeVar("_T")
 
 NOT_WELL: Final = 3
 """Exit code of a command that was done and found something wrong."""
+
+UNCHANGED: Final = 4
+"""Exit code of a restore that changed nothing."""
 
 app = typer.Typer(
     name="operator",
@@ -38,6 +45,10 @@ app = typer.Typer(
 sae_app = typer.Typer(help="SAEs of this KME.", no_args_is_help=True, rich_markup_mode=None)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+snapshot_app = typer.Typer(
+    help="Backups of what Vault holds.", no_args_is_help=True, rich_markup_mode=None
+)
+
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Id of the SAE.")]
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="The other KME's bundle; - is standard input.")
@@ -163,6 +174,20 @@ def clear(
     screen.say("Next: `make refill` makes more key.")
 
 
+@app.command()
+def restored() -> None:
+    """Mark what Vault holds as an older copy; rest must not run."""
+    settings = _settings()
+
+    async def mark() -> None:
+        async with vault_session(settings, "admin") as session:
+            await mark_restored(Documents(session), random_token())
+
+    asyncio.run(mark())
+    typer.echo(f"What KME {settings.id} keeps is marked as an older copy.")
+    typer.echo("Next: `make up`; it hands out keys again once its peers have agreed.")
+
+
 @sae_app.command("add")
 def add_sae(
     name: NameArgument,
@@ -196,11 +221,13 @@ def revoke_sae(name: NameArgument, *, as_json: JsonOption = False) -> None:
             return await SaeOffice(settings, session).revoke(sae)
 
     n_revoked = asyncio.run(revoke())
+    free_s = SystemClock().now_s() + settings.hold_s
     is_known = _reload(settings)
     screen.result({"sae": name, "certificates_revoked": n_revoked, "reloaded": is_known})
     screen.say(f"SAE {name} is removed, {n_revoked} of its certificates are revoked.")
     screen.say("This KME refuses it within seconds." if is_known else _NOT_RUNNING)
-    screen.say("Its id is free again when no key for it is left, after a day.")
+    free = datetime.fromtimestamp(free_s, UTC)
+    screen.say(f"Its id is free again when no key for it is left, {free:%Y-%m-%d %H:%M} UTC.")
 
 
 @sae_app.command("list")
@@ -210,7 +237,7 @@ def list_saes(*, as_json: JsonOption = False) -> None:
 
     async def look() -> list[dict[str, Any]]:
         async with vault_session(settings, "inspect") as session:
-            registry = SaeRegistry(settings.kme, Documents(session), SystemClock())
+            registry = SaeRegistry(settings.kme, Documents(session), SystemClock(), settings.hold_s)
             registers = {settings.kme: await registry.own()}
             registers |= await registry.of_peers(settings.peers)
         return [
@@ -222,6 +249,44 @@ def list_saes(*, as_json: JsonOption = False) -> None:
     rows = asyncio.run(look())
     screen.result({"saes": rows})
     screen.table("SAEs", rows, ("sae", "kme", "since", "removed", "certificates"))
+
+
+@snapshot_app.command("take")
+def take_snapshot() -> None:
+    """Leave a backup of all that Vault holds where `make backup` fetches it."""
+    facts = asyncio.run(backups.take(_settings()))
+    _show_snapshot(facts)
+
+
+@snapshot_app.command("receive")
+def receive_snapshot(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="- is standard input.")],
+) -> None:
+    """Check a backup, and keep it for `snapshot restore`."""
+    facts = backups.receive(_settings(), file)
+    _show_snapshot(facts)
+
+
+@snapshot_app.command("restore")
+def restore_snapshot() -> None:
+    """Put Vault back to the backup that was received; rest and watcher must not run."""
+    settings = _settings()
+    try:
+        changes = asyncio.run(backups.put_back(settings))
+    except backups.UnchangedError as error:
+        typer.echo(f"operator: {error}", err=True)
+        raise typer.Exit(UNCHANGED) from error
+    typer.echo(f"Vault is as it was, and what KME {settings.id} keeps is marked as an older copy.")
+    for sae in changes.saes_again:
+        typer.echo(f"SAE {sae}: certificates that were revoked since are believed again!")
+        typer.echo(f"    Unless you want that: make revoke-sae NAME={sae}")
+    for kme in changes.peers_again:
+        typer.echo(f"KME {kme} was disconnected since and is connected again!")
+        typer.echo(f"    Unless you want that: make disconnect KME={kme}")
+    for sae in changes.saes_gone:
+        typer.echo(f"SAE {sae} was registered since and is not any more: make sae NAME={sae}")
+    for kme in changes.peers_gone:
+        typer.echo(f"KME {kme} was connected since and is not any more: make connect PEER=FILE")
 
 
 @app.command()
@@ -271,11 +336,29 @@ def connect(
 def disconnect(
     kme: Annotated[str, typer.Argument(metavar="KME", help="Id of the other KME.")],
 ) -> None:
-    """Trust another KME no more; keys shared with it stay until `clear`."""
+    """Trust another KME no more, for now: keys shared with it stay; `retire` burns them."""
     settings = _settings()
     asyncio.run(trust.disconnect(settings, KmeId(kme)))
     typer.echo(f"KME {kme} is disconnected.")
     typer.echo("Next: `make up`, so that rest and traefik forget it too.")
+
+
+@app.command()
+def retire(
+    kme: Annotated[str, typer.Argument(metavar="KME", help="Id of the other KME.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Burn here all keys shared with a KME that is gone for good; it isn't asked."""
+    settings, screen = _settings(), Screen(as_json=as_json)
+    (peer,) = _chosen(settings, kme)
+    if not yes:
+        typer.confirm(f"Burn all keys shared with KME {peer}, for good?", abort=True)
+    number = _ask(settings, lambda rest: rest.retire(peer))
+    screen.result({"retired": str(peer), "burnt_up_to": number})
+    screen.say(f"All keys shared with KME {peer} are burnt here, up to block {number}.")
+    screen.say(f"Next: `disconnect {peer}`, then take it out of KME_LINKS.")
 
 
 _NOT_RUNNING: Final = "The rest service does not run now; it will know when it does."
@@ -314,6 +397,10 @@ def _chosen(settings: OperatorSettings, peer: str | None) -> list[KmeId]:
     return [KmeId(peer)]
 
 
+def _show_snapshot(facts: SnapshotFacts) -> None:
+    typer.echo(f"Backup of Vault after write {facts.index}: {facts.n_bytes} bytes of data")
+
+
 def _show_bundle(offered: Bundle) -> None:
     authority = offered.authority
     typer.echo(f"KME          {offered.kme}")
@@ -328,6 +415,7 @@ def _show_bundle(offered: Bundle) -> None:
 def main() -> NoReturn:
     """Run a command; what a person can cause ends in one line and exit code 1."""
     app.add_typer(sae_app, name="sae")
+    app.add_typer(snapshot_app, name="snapshot")
     with one_line_errors("operator"):
         app(prog_name="operator")
     raise SystemExit(0)

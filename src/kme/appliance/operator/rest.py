@@ -86,6 +86,12 @@ class RestClient:
         number: int = (await self._ask("POST", "clear", question))["cleared_up_to"]
         return number
 
+    async def retire(self, peer: KmeId) -> int:
+        """Have all keys of a pair burnt at this end; return up to which block."""
+        question = {"peer": str(peer), "confirmed": str(peer)}
+        number: int = (await self._ask("POST", "retire", question))["burnt_up_to"]
+        return number
+
     async def reload(self) -> None:
         """Have the registry, the connected KMEs and revocations read anew."""
         await self._ask("POST", "reload")

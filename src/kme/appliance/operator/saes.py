@@ -47,7 +47,9 @@ class SaeOffice:
         self._settings = settings
         self._session = session
         self._pki = Pki(session, MOUNT)
-        self._registry = SaeRegistry(settings.kme, Documents(session), SystemClock())
+        self._registry = SaeRegistry(
+            settings.kme, Documents(session), SystemClock(), settings.hold_s
+        )
 
     @property
     def registry(self) -> SaeRegistry:

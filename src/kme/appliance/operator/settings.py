@@ -10,6 +10,7 @@ from kme.appliance.connect import MAX_SITE_CHARACTERS
 from kme.appliance.settings import SiteSettings, VaultSettings
 from kme.ids import KmeId
 from kme.pki.bundle import CredentialFiles
+from kme.registry.records import hold_of
 from kme.settings import Port
 from kme.vault.session import VaultAccess, VaultSession
 
@@ -30,6 +31,18 @@ class RestClientSettings(BaseModel):
     )
 
 
+class LifetimeSettings(BaseModel):
+    """What the operator's program must know of how keys are kept."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    key_lifetime_s: int = Field(
+        default=86_400,
+        ge=1,
+        description="As the rest service is told: the id of a removed SAE is held that long.",
+    )
+
+
 class OperatorSettings(SiteSettings):
     """The operator's program."""
 
@@ -43,6 +56,7 @@ class OperatorSettings(SiteSettings):
     rest: RestClientSettings = Field(
         default=RestClientSettings(), description="Where the rest service is."
     )
+    pairing: LifetimeSettings = Field(default=LifetimeSettings(), description="How long keys live.")
     issued: Path = Field(
         default=Path("/issued"), description="Folder for the credentials of new SAEs."
     )
@@ -62,6 +76,11 @@ class OperatorSettings(SiteSettings):
         return tuple(dict.fromkeys(link.peer for link in self.links))
 
     @property
+    def hold_s(self) -> float:
+        """For how long the id of a removed SAE is given to nobody else, in seconds."""
+        return hold_of(self.pairing.key_lifetime_s)
+
+    @property
     def credential(self) -> CredentialFiles:
         """The operator's own certificate and key."""
         return CredentialFiles(self.vault.certificate, self.vault.key)
@@ -69,9 +88,19 @@ class OperatorSettings(SiteSettings):
 
 @asynccontextmanager
 async def vault_session(
-    settings: OperatorSettings, role: str | None
+    settings: OperatorSettings, role: str | None, timeout_s: float | None = None
 ) -> AsyncIterator[VaultSession]:
-    """Log in to Vault as ``inspect`` or ``admin`` (None: only public certificates are asked for).
+    """Log in to Vault as one of the operator's roles.
+
+    Parameters
+    ----------
+    settings
+        Where Vault is, and who we are.
+    role
+        ``inspect``, ``admin``, ``backup`` or ``restore``; None if only public
+        certificates are asked for.
+    timeout_s
+        Longest wait for Vault, if not the one that is set.
 
     Raises
     ------
@@ -81,7 +110,8 @@ async def vault_session(
         If Vault cannot be reached, is sealed or refuses the login.
     """
     vault = settings.vault
-    access = VaultAccess(vault.url, vault.ca, settings.credential, role, vault.timeout_s)
+    timeout_s = timeout_s or vault.timeout_s
+    access = VaultAccess(vault.url, vault.ca, settings.credential, role, timeout_s)
     session = VaultSession(access, n_threads=4)
     try:
         await session.open()

@@ -90,7 +90,7 @@ class Inspection:
         }
 
     async def _blocks(self, peer: KmeId) -> list[dict[str, Any]]:
-        """Show the latest blocks by their ledgers."""
+        """Show the latest blocks that are drawn from here, by their ledgers."""
         names = await self._documents.names(f"ledgers/{peer}")
         numbers = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
         found = []

@@ -28,6 +28,11 @@ from kme.pki.tls import server_context
 from kme.registry.records import SaeList
 from kme.registry.saes import SaeRegistry
 from kme.server import MutualTlsServer, ServerLimits
+from kme.supply.cache import BlockCache
+from kme.supply.draw import DrawPorts
+from kme.supply.grantee import Grantee
+from kme.supply.local import keep_expiring
+from kme.supply.purge import keep_purging
 from kme.workers.feed import LivenessSpeaker
 
 _logger = logging.getLogger(__name__)
@@ -70,13 +75,19 @@ class Elected:
         KmeError
             If it cannot begin.
         """
-        n_lapsed = await self.kept.store.close_claims()
+        n_lapsed = await self.upkeep.close_lapsed_claims()
         if n_lapsed:
             _logger.info("claims of earlier workers closed", extra={"n_claims": n_lapsed})
         async with AsyncExitStack() as stack:
             links = await stack.enter_async_context(links_to(self.kept.sites, self.settings))
             peers = [(config_of(peer, self.settings), link) for peer, link in links.items()]
-            pairing = Pairing(KmeId(self.settings.id), self.kept.store, self.clock, peers)
+            pairing = Pairing(
+                KmeId(self.settings.id),
+                self.kept.store,
+                self.clock,
+                peers,
+                heed_floors=self.upkeep.heed_cleared,
+            )
             server = self._server(pairing, links)
             await server.start()
             stack.push_async_callback(server.stop)
@@ -88,6 +99,13 @@ class Elected:
                 teller = SaeTeller(self.registry, links, self.clock)
                 tasks.create_task(teller.run(until_cancelled), name="own SAEs")
                 tasks.create_task(pairing.run(until_cancelled), name="pairing")
+                tasks.create_task(keep_purging(self.kept.store, self.clock), name="purging")
+                if self.settings.offer.local_pairs:
+                    tasks.create_task(self._expire_local_keys(), name="local expiry")
+
+    async def _expire_local_keys(self) -> None:
+        lifetime_s = self.settings.pairing.key_lifetime_s
+        await keep_expiring(KmeId(self.settings.id), self.kept.store, self.clock, lifetime_s)
 
     def _server(self, pairing: Pairing, links: Links) -> MutualTlsServer:
         rest = self.settings.rest
@@ -95,9 +113,14 @@ class Elected:
         find = ForwardedCertificate(PROXY, authority_of, _require_nothing, self.clock)
         local = KmeId(self.settings.id)
         told = _Told(self.registry, self.upkeep)
-        ports = OperationPorts(self.kept.store, self.clock, pairing, pairing, told)
+        ports = OperationPorts(
+            self.kept.store, self.clock, pairing, pairing, told, self.upkeep.heed_cleared
+        )
         operations = Operations(local, ports, links)
-        peer_app = create_peer_app(local, pairing, tuple(links), find, operations)
+        store = self.kept.store
+        drawing = DrawPorts(self.upkeep.directory, store, BlockCache(store), self.clock)
+        grantee = Grantee(drawing, pairing)
+        peer_app = create_peer_app(local, pairing, tuple(links), find, operations, grants=grantee)
         admin_app = create_admin_app(
             operations, _require_operator, self.upkeep.look, self.upkeep.heed_cleared
         )

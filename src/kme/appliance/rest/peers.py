@@ -77,6 +77,7 @@ def config_of(peer: KmeId, settings: RestSettings) -> PeerConfig:
         poll_s=timing.poll_s,
         block_bytes=timing.block_bytes,
         lifetime_s=timing.key_lifetime_s,
+        max_stock_bytes=timing.max_stock_bytes,
     )
 
 

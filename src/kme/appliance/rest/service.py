@@ -12,6 +12,7 @@ from typing import Final
 from kme.appliance.rest.elected import LIVENESS_SOCKET, Elected
 from kme.appliance.rest.gate import PROXY, FrontGate
 from kme.appliance.rest.health import Health
+from kme.appliance.rest.peers import links_to
 from kme.appliance.rest.settings import RestSettings
 from kme.appliance.rest.upkeep import Upkeep, UpkeepPorts
 from kme.appliance.rest.vault import Kept, keep_trying, linked_peers, open_kept, session_of
@@ -24,6 +25,7 @@ from kme.ids import KmeId
 from kme.pki.bundle import CredentialFiles, load_certificates
 from kme.pki.revoked import RevocationMemory
 from kme.pki.tls import server_context
+from kme.registry.records import hold_of
 from kme.registry.saes import SaeRegistry
 from kme.server import MutualTlsServer
 from kme.supply.claim import fresh_worker_name
@@ -39,7 +41,7 @@ _logger = logging.getLogger(__name__)
 _ALIVE: Final = "alive"
 _PROBED: Final = "lease"
 
-_LIMITS: Final = SupplyLimits(stock_shared_s=1.0)
+_STOCK_SHARED_S: Final = 1.0
 """A status may be so old; SAEs that ask all the time cost Vault nothing then."""
 
 
@@ -124,12 +126,20 @@ class _Worker:
         self._warn_of_strangers(kept)
         listener = LivenessListener(clock, settings.pairing.lease_s)
         directory = SaeDirectory(local, peers)
-        registry = SaeRegistry(local, kept.documents, clock)
+        registry = SaeRegistry(local, kept.documents, clock, self._hold_s)
         authority = load_certificates(settings.rest.sae_ca, None)[0]
         revoked = RevocationMemory(authority, clock)
         name, roll = fresh_worker_name(), Roll(settings.rest.run)
         stack.enter_context(roll.present(name))
-        supply = LinkSupply(directory, kept.store, listener, clock, name, _LIMITS)
+        links = await stack.enter_async_context(links_to(kept.sites, settings))
+        limits = SupplyLimits(
+            stock_shared_s=_STOCK_SHARED_S,
+            reserves=[reserve.of_pair() for reserve in settings.reserves],
+            local_pairs=settings.offer.local_pairs,
+            local_lifetime_s=settings.pairing.key_lifetime_s,
+        )
+        supply = LinkSupply(directory, kept.store, listener, clock, name, limits, links=links)
+        listener.on_silence = supply.drop_claims
         ports = UpkeepPorts(kept, registry, directory, revoked, supply, roll, self.health, clock)
         upkeep = Upkeep(settings, ports, stop)
         find = ForwardedCertificate(PROXY, lambda _: authority, revoked.require_good, clock)
@@ -147,7 +157,7 @@ class _Worker:
     async def _stand(self, kept: Kept, upkeep: Upkeep) -> None:
         """Stand for election, alone of all workers here, and lead when elected."""
         clock = SystemClock()
-        registry = SaeRegistry(KmeId(self.settings.id), kept.documents, clock)
+        registry = SaeRegistry(KmeId(self.settings.id), kept.documents, clock, self._hold_s)
         elected = Elected(self.settings, kept, registry, upkeep, clock)
         async with Instance(self.settings.rest.run, clock).only_one() as name:
             await Lease(kept.documents, clock).run(name, elected.lead)
@@ -157,6 +167,10 @@ class _Worker:
         for peer in linked_peers(self.settings):
             if peer not in connected:
                 _logger.warning("not connected yet: run `make connect`", extra={"peer": peer})
+
+    @property
+    def _hold_s(self) -> float:
+        return hold_of(self.settings.pairing.key_lifetime_s)
 
     @property
     def _socket(self) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from kme.appliance.settings import SiteSettings, VaultSettings
-from kme.settings import OfferSettings, PairingSettings, Port
+from kme.settings import OfferSettings, PairingSettings, Port, ReserveSettings
 
 
 class RestSection(BaseModel):
@@ -72,4 +72,7 @@ class RestSettings(SiteSettings):
     vault: VaultSettings = Field(default=VaultSettings(), description="Vault.")
     rest: RestSection = Field(default=RestSection(), description="Workers and listeners.")
     offer: OfferSettings = Field(default=OfferSettings(), description="What SAEs may ask for.")
+    reserves: list[ReserveSettings] = Field(
+        default=[], description="Key kept for certain pairs of SAEs, whatever others ask for."
+    )
     pairing: AppliancePairing = Field(default=AppliancePairing(), description="Keeping in step.")

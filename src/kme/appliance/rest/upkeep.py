@@ -80,6 +80,11 @@ class Upkeep:
         self._asked = settings.rest.run / _ASKED_NAME
         self._answered_ns = self._asked_ns()
 
+    @property
+    def directory(self) -> SaeDirectory:
+        """Which SAE lives where, as it was seen last."""
+        return self._ports.directory
+
     async def learn(self) -> None:
         """Look for what must be known before anyone is let in: an SAE is told that it is unknown.
 
@@ -136,6 +141,23 @@ class Upkeep:
         self.ask()
         await self._ports.supply.heed_floors()
 
+    async def close_lapsed_claims(self) -> int:
+        """Close the claims of all workers that are not here any more; return how many.
+
+        Those of the others stay open: keys are cut from them, and the frontier
+        must not pass them.
+
+        Raises
+        ------
+        KmeError
+            If Vault doesn't answer.
+        """
+        store, roll = self._ports.kept.store, self._ports.roll
+        # In this order: whoever has a claim was on the roll before.
+        claimants = await store.claimants()
+        gone = sorted(claimants.difference(roll.names()))
+        return sum([await store.close_claims(name) for name in gone])
+
     async def _look_for_revocations(self) -> None:
         crl = await self._ports.kept.saes.crl()
         try:
@@ -150,6 +172,7 @@ class Upkeep:
         except SettingsError as error:
             _logger.error("registry of SAEs refused", extra={"reason": error.message})
         await ports.supply.heed_floors()
+        await ports.supply.release_old_claims()
         await self._close_claims_of_dead()
         if await connected_sites(ports.kept.documents, self._settings) != ports.kept.sites:
             _logger.info("peers were connected or disconnected: this worker starts again")

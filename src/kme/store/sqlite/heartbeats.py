@@ -12,24 +12,20 @@ def heartbeat(tx: Transaction, peer: KmeId) -> HeartbeatRecord:
     return HeartbeatRecord() if found is None else HeartbeatRecord(*found)
 
 
-def begin(tx: Transaction, peer: KmeId, nonce: str) -> HeartbeatRecord:
+def begin(tx: Transaction, peer: KmeId, nonce: str, accepted: str | None) -> HeartbeatRecord:
     """Write that a heartbeat is about to be sent, and return the record."""
-    return _write(tx, peer, rules.begun(heartbeat(tx, peer), nonce))
-
-
-def acknowledge(tx: Transaction, peer: KmeId, nonce: str) -> None:
-    """Note that the peer accepted the pending heartbeat."""
-    _write(tx, peer, rules.acknowledged(heartbeat(tx, peer), nonce))
+    return write(tx, peer, rules.begun(heartbeat(tx, peer), nonce, accepted))
 
 
 def accept(tx: Transaction, peer: KmeId, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
     """Remember the peer's heartbeat as the last one heard, if it follows."""
     before = heartbeat(tx, peer)
-    _write(tx, peer, rules.heard(before, nonce, acknowledged))
+    write(tx, peer, rules.heard(before, nonce, acknowledged))
     return before
 
 
-def _write(tx: Transaction, peer: KmeId, record: HeartbeatRecord) -> HeartbeatRecord:
+def write(tx: Transaction, peer: KmeId, record: HeartbeatRecord) -> HeartbeatRecord:
+    """Write the pair's record and return it."""
     tx.run(
         "INSERT OR REPLACE INTO heartbeats VALUES (?, ?, ?, ?)",
         peer,

@@ -116,6 +116,25 @@ def burn(tx: Transaction, peer: KmeId) -> int:
     return n_burnt
 
 
+def highest_epochs(tx: Transaction, peer: KmeId) -> dict[SourceId, Epoch]:
+    """Return the highest epoch that ever came in, of each source."""
+    found = tx.rows(
+        "SELECT source, max(last) FROM source_epochs WHERE peer = ? GROUP BY source", peer
+    )
+    return {SourceId(source): Epoch(last) for source, last in found}
+
+
+def fill_epochs(tx: Transaction, peer: KmeId, source: SourceId, last: Epoch) -> None:
+    """Let all epochs of a source up to this one, it included, count as come in."""
+    place = (peer, source, last.number + 1)
+    found = tx.row(
+        "SELECT max(last) FROM source_epochs WHERE peer = ? AND source = ? AND first <= ?", *place
+    )
+    tx.run("DELETE FROM source_epochs WHERE peer = ? AND source = ? AND first <= ?", *place)
+    behind = found[0] if found is not None and found[0] is not None else 0
+    tx.run("INSERT INTO source_epochs VALUES (?, ?, 0, ?)", peer, source, max(last.number, behind))
+
+
 def _place(peer: KmeId, ref: FinalKeyRef) -> tuple[str, str, int, int]:
     # A peer may ask for any part; one that no file can have isn't here.
     part = ref.part if 0 <= ref.part <= rules.MAX_PART else -1

@@ -1,5 +1,7 @@
 """pairing - where pairing stands with each peer, and the blocks that settlements make."""
 
+from dataclasses import replace
+
 from kme.ids import Epoch, KmeId, SourceId
 from kme.secret import Secret
 from kme.store import rules
@@ -62,9 +64,12 @@ def settle(tx: Transaction, peer: KmeId, settlement: Settlement, key: Secret | N
         _delete_proposal(tx, peer, "open")
     if key is not None:
         _add_block(tx, peer, proposal, key)
+        n_granules = len(key) // GRANULE_BYTES
+        if rules.is_drawn_here(tx.kme, peer, proposal.owner):
+            tx.add_ledger(peer, proposal.number, Ledger.fresh(n_granules))
         if proposal.owner == tx.kme:
             is_usable = rules.is_usable(after, proposal.number)
-            room.add(tx, peer, proposal.number, len(key) // GRANULE_BYTES, is_usable=is_usable)
+            room.add(tx, peer, proposal.number, n_granules, is_usable=is_usable)
     inbox.remove(tx, peer, proposal.entries)
 
 
@@ -75,8 +80,13 @@ def raise_marks(
     before = pairing(tx, peer)
     after = rules.raised(before, peer_settled, floor_allocate, floor_draw)
     _write_marks(tx, peer, after)
-    room.set_usable(tx, peer, rules.shut_by(before, after), is_usable=False)
-    room.set_usable(tx, peer, rules.opened_by(before, after), is_usable=True)
+    room.recount(tx, peer, before, after)
+
+
+def raise_highest(tx: Transaction, peer: KmeId, number: int) -> None:
+    """Take note of the highest number that either side has seen."""
+    record = pairing(tx, peer)
+    _write_marks(tx, peer, replace(record, highest=max(record.highest, number)))
 
 
 def block(tx: Transaction, peer: KmeId, number: int) -> KeyBlock | None:
@@ -121,14 +131,6 @@ def _add_block(tx: Transaction, peer: KmeId, proposal: Proposal, key: Secret) ->
         len(key),
         sealed.data_key,
         sealed.key,
-    )
-    ledger = Ledger.fresh(len(key) // GRANULE_BYTES)
-    tx.run(
-        "INSERT INTO ledgers VALUES (?, ?, ?, ?)",
-        peer,
-        proposal.number,
-        ledger.n_granules,
-        ledger.to_bytes(),
     )
 
 

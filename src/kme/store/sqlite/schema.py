@@ -9,8 +9,8 @@ from kme.errors import SealError, SettingsError
 from kme.ids import KmeId
 from kme.store.sqlite.seal import Sealer
 
-VERSION: Final = 1
-"""What the tables look like; a store of a newer version is refused."""
+VERSION: Final = 2
+"""What the tables look like; a store of any other version is refused."""
 
 _BUSY_TIMEOUT_S: Final = 2.0
 
@@ -68,7 +68,8 @@ _TABLES: Final = (
         n_bytes INTEGER NOT NULL, data_key BLOB NOT NULL, key BLOB NOT NULL,
         PRIMARY KEY (peer, number)
     )""",
-    # Granule g of a block was drawn if bit g % 8 (of weight 2^(g % 8)) of byte g / 8 is set.
+    # The blocks whose keys are drawn here: granule g was if bit g % 8 (of weight 2^(g % 8)) of
+    # byte g / 8 is set.
     """CREATE TABLE ledgers (
         peer TEXT NOT NULL, number INTEGER NOT NULL,
         n_granules INTEGER NOT NULL, drawn BLOB NOT NULL,
@@ -78,11 +79,12 @@ _TABLES: Final = (
     """CREATE TABLE own_blocks (
         peer TEXT NOT NULL, number INTEGER NOT NULL,
         next_granule INTEGER NOT NULL, room INTEGER NOT NULL CHECK (room >= 0),
-        is_usable INTEGER NOT NULL CHECK (is_usable IN (0, 1)),
+        is_begun INTEGER NOT NULL CHECK (is_begun IN (0, 1)),
         PRIMARY KEY (peer, number)
     ) WITHOUT ROWID""",
-    "CREATE INDEX own_blocks_by_room ON own_blocks (peer, room, number) WHERE is_usable = 1",
-    # How many usable blocks have just so much room.
+    "CREATE INDEX own_blocks_begun ON own_blocks (peer, room, number) WHERE is_begun = 1",
+    "CREATE INDEX own_blocks_fresh ON own_blocks (peer, room, number) WHERE is_begun = 0",
+    # How many usable blocks (above the floor, settled by the peer) have just so much room.
     """CREATE TABLE stock (
         peer TEXT NOT NULL, room INTEGER NOT NULL,
         n_blocks INTEGER NOT NULL CHECK (n_blocks >= 0),
@@ -94,6 +96,22 @@ _TABLES: Final = (
         number INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX claims_by_worker ON claims (worker)",
+    "CREATE INDEX claims_by_block ON claims (peer, number, start)",
+    # What expires when: blocks below `number`, but those in `open_from` (JSON: pairs of a
+    # block and its first granule that doesn't expire) only up to there.
+    """CREATE TABLE expiries (
+        id INTEGER PRIMARY KEY, peer TEXT NOT NULL,
+        number INTEGER NOT NULL, open_from TEXT NOT NULL, due_unix_s REAL NOT NULL
+    )""",
+    "CREATE INDEX expiries_by_time ON expiries (peer, due_unix_s, id)",
+    # A granted key, once for each SAE that it names; without its bytes once that one took it.
+    """CREATE TABLE grants (
+        peer TEXT NOT NULL, key_id TEXT NOT NULL, slave TEXT NOT NULL,
+        master TEXT NOT NULL, proof BLOB NOT NULL, due_unix_s REAL NOT NULL,
+        data_key BLOB, key BLOB,
+        PRIMARY KEY (peer, key_id, slave)
+    )""",
+    "CREATE INDEX grants_by_due ON grants (due_unix_s)",
     """CREATE TABLE heartbeats (
         peer TEXT PRIMARY KEY, pending TEXT, acknowledged TEXT, heard TEXT
     ) WITHOUT ROWID""",
@@ -111,7 +129,7 @@ def connect(path: Path, kme: KmeId, sealer: Sealer) -> sqlite3.Connection:
     ------
     SettingsError
         If the file cannot be opened or written, is something else, belongs to
-        another KME or was made by a newer version.
+        another KME or was made by another version.
     SealError
         If it was made with another master key.
     """
@@ -154,7 +172,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, kme: KmeId, sealer: Sea
     version = meta.get("schema_version")
     if version != VERSION:
         raise SettingsError(
-            f"{path}: the store has schema version {version}, this program knows {VERSION}"
+            f"{path}: the store has schema version {version}, this program knows {VERSION}:"
+            " use the version of the program that made it"
         )
     if meta.get("kme") != kme:
         raise SettingsError(f"{path}: this is the store of KME {meta.get('kme')}, not of {kme}")

@@ -1,17 +1,20 @@
 """store - the calls of the port, each handed to the one writer of the store's file."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
+from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -22,12 +25,27 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
-from kme.store.sqlite import draws, heartbeats, inbox, incidents, pairing, room
+from kme.store.restore import RestoreAgreement
+from kme.store.sqlite import (
+    copies,
+    draws,
+    expiry,
+    grantrows,
+    heartbeats,
+    inbox,
+    incidents,
+    pairing,
+    restores,
+    room,
+)
 from kme.store.sqlite.lock import StoreLock
 from kme.store.sqlite.schema import connect
 from kme.store.sqlite.seal import Sealer
 from kme.store.sqlite.transaction import Transaction
 from kme.store.sqlite.writer import Writer
+
+_MAX_SWEEPS: Final = 64
+"""So many times `kme.store.sqlite.expiry.CHUNK` blocks are destroyed by one call."""
 
 
 class SqliteStore:
@@ -69,13 +87,14 @@ class SqliteStore:
         Raises
         ------
         SettingsError
-            If another process uses the store, or it cannot be opened or
-            written, is another KME's or of a newer version.
+            If another process uses the store, it cannot be opened or written,
+            is another KME's or of a newer version, or a restore was cut off.
         SealError
             If it was made with another master key.
         """
         lock = StoreLock.take(path)
         try:
+            copies.require_finished(path)
             sealer = Sealer(master_key, kme)
             connection = await asyncio.to_thread(connect, path, kme, sealer)
         except BaseException:
@@ -137,6 +156,13 @@ class SqliteStore:
     async def raise_floors(self, peer: KmeId, allocate: int = 0, draw: int = 0) -> None:
         """Raise the floors of allocation and draws; they never fall."""
         await self._writer.call(pairing.raise_marks, peer, 0, allocate, draw)
+        await self._sweep(peer)
+
+    async def _sweep(self, peer: KmeId) -> None:
+        """Destroy blocks below the floors, some at a time, so that other calls get their turn."""
+        for _ in range(_MAX_SWEEPS):
+            if await self._writer.call(expiry.sweep, peer):
+                break
 
     # Supply
 
@@ -168,25 +194,93 @@ class SqliteStore:
         """Mark ranges as drawn: all of them, for ever, or none."""
         await self._writer.call(draws.draw, peer, ranges)
 
+    # Expiry
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks."""
+        return await self._writer.call(expiry.frontier, peer)
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        return await self._writer.call(expiry.expiries, peer)
+
+    async def note_expiry(self, peer: KmeId, noted: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        await self._writer.call(expiry.note, peer, noted)
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due, some blocks at a time."""
+        await self._sweep(peer)
+        n_expired, is_done = 0, False
+        while not is_done:
+            n_more, is_done = await self._writer.call(expiry.expire, peer, now_unix_s)
+            n_expired += n_more
+        return n_expired
+
+    # Grants
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants and keep the grants, in one step."""
+        await self._writer.call(grantrows.keep, peer, grants)
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes."""
+        return await self._writer.call(grantrows.find, peer, key_ids)
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them or none."""
+        await self._writer.call(grantrows.take, peer, slave, key_ids)
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time."""
+        return await self._writer.call(grantrows.purge, now_unix_s, limit)
+
     # Heartbeats
 
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         """Return the pair's heartbeat record, freshly read."""
         return await self._writer.call(heartbeats.heartbeat, peer)
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent, and return the record."""
-        return await self._writer.call(heartbeats.begin, peer, nonce)
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
-        await self._writer.call(heartbeats.acknowledge, peer, nonce)
+        return await self._writer.call(heartbeats.begin, peer, nonce, accepted)
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None
     ) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""
         return await self._writer.call(heartbeats.accept, peer, nonce, acknowledged)
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        await self._writer.call(restores.mark, incarnation)
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        return await self._writer.call(restores.restoring, peer)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        return await self._writer.call(inbox.highest_epochs, peer)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        await self._writer.call(restores.agree, peer, agreement)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        return await self._writer.call(restores.accept, peer, nonce, highest)
+
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good."""
+        highest = await self._writer.call(restores.retire, peer)
+        await self._sweep(peer)
+        return highest
 
     # Incidents
 

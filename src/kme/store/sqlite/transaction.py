@@ -15,7 +15,8 @@ class Transaction:
     """The one connection, in use by the writer's thread only.
 
     Ledgers are read at most once per transaction and written once at its end,
-    however many draws of a block it holds.
+    however many draws of a block it holds. So a call that changes ledgers does
+    so last, when it can fail no more.
 
     Parameters
     ----------
@@ -64,6 +65,16 @@ class Transaction:
             return None
         return self._ledgers.setdefault((peer, number), Ledger.from_bytes(*found))
 
+    def add_ledger(self, peer: KmeId, number: int, ledger: Ledger) -> None:
+        """Write a new block's ledger."""
+        self.run(
+            "INSERT INTO ledgers VALUES (?, ?, ?, ?)",
+            peer,
+            number,
+            ledger.n_granules,
+            ledger.to_bytes(),
+        )
+
     def keep_ledgers(self, peer: KmeId, changed: Mapping[int, Ledger]) -> None:
         """Remember changed ledgers until they are written."""
         for number, ledger in changed.items():
@@ -71,11 +82,23 @@ class Transaction:
             self._drawn.add((peer, number))
 
     def write_ledgers(self) -> None:
-        """Write the changed ledgers; called once, before the commit."""
+        """Write the changed ledgers, or destroy block and ledger if all of it was drawn.
+
+        Called once, before the commit: what a call that failed would roll back
+        stands in no ledger that is kept here.
+        """
+        full = [place for place in sorted(self._drawn) if self._ledgers[place].is_full]
         self.run_many(
             "UPDATE ledgers SET drawn = ? WHERE peer = ? AND number = ?",
-            ((self._ledgers[place].to_bytes(), *place) for place in sorted(self._drawn)),
+            (
+                (self._ledgers[place].to_bytes(), *place)
+                for place in sorted(self._drawn.difference(full))
+            ),
         )
+        if full:
+            self.run_many("DELETE FROM blocks WHERE peer = ? AND number = ?", full)
+            self.run_many("DELETE FROM ledgers WHERE peer = ? AND number = ?", full)
+            self.has_shredded = True
 
     def forget_ledgers(self) -> None:
         """Forget what was read; called after commit or roll-back."""

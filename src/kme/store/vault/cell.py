@@ -289,7 +289,11 @@ async def all_of(*calls: Coroutine[Any, Any, _T]) -> list[_T]:
         async with turns:
             return await call
 
-    found = await asyncio.gather(*map(in_turn, calls), return_exceptions=True)
+    try:
+        found = await asyncio.gather(*map(in_turn, calls), return_exceptions=True)
+    finally:
+        for call in calls:
+            call.close()  # who is cancelled before its turn has not begun
     for one in found:
         if isinstance(one, BaseException):
             raise one

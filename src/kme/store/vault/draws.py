@@ -13,6 +13,7 @@ from kme.store import rules
 from kme.store.ledger import Ledger, draw_all
 from kme.store.records import GranuleRange
 from kme.store.vault.cell import MAX_TRIES, DocumentStore, all_of, busy
+from kme.store.vault.keydocs import is_drawn_here
 from kme.store.vault.ledgers import KeptLedger, ledger_path, read_ledger
 from kme.store.vault.rooms import Rooms
 
@@ -62,7 +63,15 @@ class Draws:
     rooms
         Told of blocks that are used up.
     floor
-        Reads the floor of draws; it rises only while no worker runs, so once is enough.
+        Reads the floor of draws.
+
+    Notes
+    -----
+    A ledger that a paused worker brings back after it was forgotten has version 1
+    (`kme.store.vault.expiring`). So one of that version is not kept in memory, and
+    the floor, which had passed it by then, is read after it. Any other is the one
+    made in pairing; whatever has ended it wrote a next version, or removed it, and
+    check-and-set fails.
     """
 
     def __init__(
@@ -95,6 +104,10 @@ class Draws:
         """Take note that this process raised the floor."""
         if self._floor is not None:
             self._floor = max(self._floor, number)
+
+    def forget(self) -> None:
+        """Forget the ledgers in memory: some were written by somebody else in this process."""
+        self._ledgers.clear()
 
     async def settled(self) -> None:
         """Wait until nothing is under way."""
@@ -152,7 +165,7 @@ class Draws:
 
     def _ends_block(self, full: KeptLedger) -> bool:
         """Return whether a block is used up with its ledger; not if we still allocate from it."""
-        return self._peer == self._rooms.kme or full.about.get("owner") != self._rooms.kme
+        return is_drawn_here(self._rooms.kme, self._peer, full.about)
 
     async def _write(self, batch: Sequence[_Draw], changed: Mapping[int, KeptLedger]) -> bool:
         """Write ledgers; False if one of them was written by somebody else before."""
@@ -174,7 +187,7 @@ class Draws:
             version = await self._documents.write(path, kept.to_data(), kept.version)
         except ConflictError:
             return False
-        self._ledgers[number] = KeptLedger(kept.ledger, kept.about, version)
+        self._keep(number, KeptLedger(kept.ledger, kept.about, version))
         for draw in accepted:
             if number in draw.numbers:
                 draw.written.add(number)
@@ -182,20 +195,24 @@ class Draws:
 
     async def _kept(self, numbers: set[int]) -> dict[int, KeptLedger]:
         """Return the ledgers of blocks that may be drawn from, read if they aren't in memory."""
-        if self._floor is None:
-            self._floor = await self._read_floor(self._peer)
-        wanted = [number for number in numbers if self._floor < number <= rules.MAX_NUMBER]
-        missing = [number for number in wanted if number not in self._ledgers]
+        missing = [n for n in numbers if 0 < n <= rules.MAX_NUMBER and n not in self._ledgers]
         found = await all_of(*(read_ledger(self._documents, self._peer, n) for n in missing))
-        for number, kept in zip(missing, found, strict=True):
-            if kept is not None:
-                self._ledgers[number] = kept
-        here = {number: self._ledgers[number] for number in wanted if number in self._ledgers}
-        for number in here:
-            self._ledgers.move_to_end(number)
+        fresh = {n: kept for n, kept in zip(missing, found, strict=True) if kept is not None}
+        if self._floor is None or any(kept.version == 1 for kept in fresh.values()):
+            self._floor = max(self._floor or 0, await self._read_floor(self._peer))
+        for number, kept in fresh.items():
+            self._keep(number, kept)
+        known = {number: self._ledgers[number] for number in numbers if number in self._ledgers}
+        return {n: kept for n, kept in (fresh | known).items() if n > self._floor}
+
+    def _keep(self, number: int, kept: KeptLedger) -> None:
+        """Keep a ledger in memory, unless it could be one that was brought back."""
+        if kept.version == 1:
+            return
+        self._ledgers[number] = kept
+        self._ledgers.move_to_end(number)
         while len(self._ledgers) > _MAX_CACHED:
             self._ledgers.popitem(last=False)
-        return here
 
 
 def _judge(batch: Sequence[_Draw], kept: Mapping[int, KeptLedger]) -> dict[int, Ledger]:

@@ -1,5 +1,6 @@
 """inbox - final keys in, once for good; listed, read, and overwritten when a block is settled."""
 
+import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -59,6 +60,8 @@ class Inbox:
         seen = await cell.peek()
         if seen is not None and seen.has_seen(epoch):
             return False
+        if epoch.number < (await self._tops[peer, source].read()).begins:
+            return False
         refs = [FinalKeyRef(source, epoch, part) for part in range(len(parts))]
         await all_of(*(self._create(peer, ref, key) for ref, key in zip(refs, parts, strict=True)))
         sizes = [len(part) for part in parts]
@@ -86,14 +89,24 @@ class Inbox:
             if bucket < bucket_of(begin[0]) or len(listed) >= limit:
                 continue
             found = (await self._buckets[peer, source, bucket].read()).entries(source)
-            listed += [entry for entry in found if (entry.ref.epoch, entry.ref.part) > begin]
+            listed += [
+                entry
+                for entry in found
+                if (entry.ref.epoch, entry.ref.part) > begin and top.has_not_given_up(entry.ref)
+            ]
         return listed[:limit]
 
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         """Return those of `refs` that wait here."""
-        buckets = await self._read_buckets(peer, refs)
+        buckets, tops = await asyncio.gather(
+            self._read_buckets(peer, refs), self._read_tops(peer, refs)
+        )
         sizes = [buckets[ref.source, bucket_of(ref.epoch)].size_of(ref) for ref in refs]
-        return [InboxEntry(ref, size) for ref, size in zip(refs, sizes, strict=True) if size]
+        return [
+            InboxEntry(ref, size)
+            for ref, size in zip(refs, sizes, strict=True)
+            if size and tops[ref.source].has_not_given_up(ref)
+        ]
 
     async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
         """Read entries with their bytes."""
@@ -165,6 +178,24 @@ class Inbox:
             await cell.change(functools.partial(_has_burnt, refs=burnt))
         return n_spared
 
+    async def highest_epochs(self, peer: KmeId) -> dict[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source."""
+        highest: dict[SourceId, Epoch] = {}
+        for source in await self._sources(peer):
+            top = await self._tops[peer, source].read()
+            last = top.begins - 1
+            if top.buckets:
+                # The newest bucket is never taken off the list.
+                newest = max(top.buckets)
+                last = max(last, (await self._buckets[peer, source, newest].read()).last_of(newest))
+            if last >= 0:
+                highest[source] = Epoch(last)
+        return highest
+
+    async def give_up(self, peer: KmeId, source: SourceId, last: Epoch) -> None:
+        """Let nothing of a source come in or wait any more, up to this epoch."""
+        await self._tops[peer, source].change(lambda top: top.give_up(last))
+
     async def _sources(self, peer: KmeId) -> list[SourceId]:
         names = await self._documents.names(f"index/{peer}")
         return [SourceId(name) for name in names if not name.endswith("/")]
@@ -177,6 +208,11 @@ class Inbox:
             *(self._buckets[peer, source, bucket].read() for source, bucket in names)
         )
         return dict(zip(names, found, strict=True))
+
+    async def _read_tops(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> dict[SourceId, Top]:
+        sources = sorted({ref.source for ref in refs})
+        found = await all_of(*(self._tops[peer, source].read() for source in sources))
+        return dict(zip(sources, found, strict=True))
 
     async def _overwrite(self, peer: KmeId, ref: FinalKeyRef) -> None:
         try:

@@ -79,6 +79,10 @@ class Bucket:
         """Return whether an epoch came in."""
         return bool(self.came >> (epoch.number & _IN_BUCKET) & 1)
 
+    def last_of(self, bucket: int) -> int:
+        """Return the highest epoch that came in, if this is that bucket; -1 if none did."""
+        return (bucket << BUCKET_BITS) + self.came.bit_length() - 1 if self.came else -1
+
     def add(self, epoch: Epoch, sizes: list[int]) -> bool:
         """Let a final key wait; False if its epoch came in before."""
         if self.has_seen(epoch):
@@ -134,24 +138,39 @@ class Bucket:
 
 @dataclass(slots=True)
 class Top:
-    """What a source's top document says: in which buckets something may wait."""
+    """What a source's top document says: in which buckets something may wait.
+
+    Epochs before `begins` were given up in a restore: they count as come in,
+    and as gone, whatever their buckets say.
+    """
 
     buckets: set[int] = field(default_factory=set)
     n_writes: int = 0
+    begins: int = 0
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
         """Read a document."""
-        return cls(set(data.get("buckets", [])), int(data.get("writes", 0)))
+        return cls(
+            set(data.get("buckets", [])), int(data.get("writes", 0)), int(data.get("begins", 0))
+        )
 
     def to_data(self) -> dict[str, Any]:
         """Return the document."""
-        return {"buckets": sorted(self.buckets), "writes": self.n_writes}
+        return {"buckets": sorted(self.buckets), "writes": self.n_writes, "begins": self.begins}
 
     def list_bucket(self, bucket: int) -> None:
         """List a bucket: a change also if it was listed before."""
         self.buckets.add(bucket)
         self.n_writes += 1
+
+    def give_up(self, last: Epoch) -> None:
+        """Let all epochs up to this one count as come in and gone."""
+        self.begins = max(self.begins, last.number + 1)
+
+    def has_not_given_up(self, ref: FinalKeyRef) -> bool:
+        """Return whether a final key may wait."""
+        return ref.epoch.number >= self.begins
 
 
 def _read(data: Mapping[str, Any]) -> dict[int, list[int]]:

@@ -17,6 +17,7 @@ from kme.encoding import encode_fields
 from kme.errors import IntegrityError
 from kme.ids import KmeId, SourceId
 from kme.secret import Secret
+from kme.store import rules
 from kme.store.records import FinalKey, FinalKeyRef, KeyBlock, SourceClass
 
 TOMBSTONE: Final[Mapping[str, Any]] = {}
@@ -30,6 +31,11 @@ def entry_path(peer: KmeId, ref: FinalKeyRef) -> str:
 def block_path(peer: KmeId, number: int) -> str:
     """Return where a block lies."""
     return f"blocks/{peer}/{number}"
+
+
+def is_drawn_here(kme: KmeId, peer: KmeId, about: Mapping[str, Any]) -> bool:
+    """Return whether keys of a block are drawn here, by what a document tells about it."""
+    return "owner" not in about or rules.is_drawn_here(kme, peer, about["owner"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +74,8 @@ class KeyDocs:
         if not data:
             return None
         path = entry_path(peer, ref)
-        key = _key(path, data)
-        _check(path, data, self._entry_digest(peer, ref, key))
+        key = key_in(path, data)
+        check_digest(path, data, self._entry_digest(peer, ref, key))
         return FinalKey(ref, key)
 
     def of_block(self, peer: KmeId, block: KeyBlock) -> dict[str, Any]:
@@ -105,15 +111,15 @@ class KeyDocs:
                 source=SourceId(data["source"]),
                 source_class=SourceClass(data["source_class"]),
                 lifetime_s=int(data["lifetime_s"]),
-                key=_key(path, data),
+                key=key_in(path, data),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{path}: this is no key block") from error
-        _check(path, data, self._block_digest(peer, block))
+        check_digest(path, data, self._block_digest(peer, block))
         return block
 
     def _entry_digest(self, peer: KmeId, ref: FinalKeyRef, key: Secret) -> str:
-        return self._digest(
+        return self.digest(
             b"final key",
             peer.encode(),
             ref.source.encode(),
@@ -124,7 +130,7 @@ class KeyDocs:
         )
 
     def _block_digest(self, peer: KmeId, block: KeyBlock) -> str:
-        return self._digest(
+        return self.digest(
             b"key block",
             peer.encode(),
             str(block.number).encode(),
@@ -135,12 +141,20 @@ class KeyDocs:
             block.key.reveal(),
         )
 
-    def _digest(self, what: bytes, *fields: bytes) -> str:
+    def digest(self, what: bytes, *fields: bytes) -> str:
+        """Return the digest of what a document of this kind says."""
         told = encode_fields(what, self.kme.encode(), *fields)
         return hmac.new(self.digest_key.reveal(), told, hashlib.sha256).hexdigest()
 
 
-def _key(path: str, data: Mapping[str, Any]) -> Secret:
+def key_in(path: str, data: Mapping[str, Any]) -> Secret:
+    """Return the key bytes that a document holds.
+
+    Raises
+    ------
+    IntegrityError
+        If it holds none.
+    """
     try:
         return Secret(base64.b64decode(data["key"], validate=True))
     except (KeyError, TypeError, binascii.Error):
@@ -148,7 +162,14 @@ def _key(path: str, data: Mapping[str, Any]) -> Secret:
         raise IntegrityError(f"{path}: this document holds no key") from None
 
 
-def _check(path: str, data: Mapping[str, Any], digest: str) -> None:
+def check_digest(path: str, data: Mapping[str, Any], digest: str) -> None:
+    """Return if a document's digest is this one.
+
+    Raises
+    ------
+    IntegrityError
+        If it isn't.
+    """
     said = data.get("digest")
     if not isinstance(said, str) or not hmac.compare_digest(said.encode(), digest.encode()):
         raise IntegrityError(

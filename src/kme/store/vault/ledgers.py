@@ -9,6 +9,7 @@ from kme.errors import IntegrityError
 from kme.ids import KmeId
 from kme.store.ledger import Ledger
 from kme.store.vault.cell import DocumentStore
+from kme.store.vault.keydocs import block_path
 
 
 def ledger_path(peer: KmeId, number: int) -> str:
@@ -27,7 +28,7 @@ class KeptLedger:
     @property
     def is_full(self) -> bool:
         """Whether all granules were drawn."""
-        return self.ledger.drawn == (1 << self.ledger.n_granules) - 1
+        return self.ledger.is_full
 
     def to_data(self) -> dict[str, Any]:
         """Return the document."""
@@ -37,9 +38,20 @@ class KeptLedger:
             "drawn": base64.b64encode(self.ledger.to_bytes()).decode("ascii"),
         }
 
+    def ended_before(self, open_from: int | None) -> "KeptLedger":
+        """Return it with all granules before this one drawn, all if None; not written yet."""
+        upto = self.ledger.n_granules if open_from is None else open_from
+        return self.marked(self.ledger.expired(upto))
+
     def marked(self, ledger: Ledger) -> "KeptLedger":
         """Return it with another ledger, not written yet."""
         return replace(self, ledger=ledger)
+
+
+async def forget_block(documents: DocumentStore, peer: KmeId, number: int) -> None:
+    """Remove all that is left of a block, so that its paths are free again."""
+    await documents.forget(block_path(peer, number))
+    await documents.forget(ledger_path(peer, number))
 
 
 async def read_ledger(documents: DocumentStore, peer: KmeId, number: int) -> KeptLedger | None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from kme.ids import KmeId
-from kme.store import rules
+from kme.store import restore, rules
 from kme.store.records import HeartbeatRecord, Incident, IncidentKind
+from kme.store.restore import RestoreAgreement
 
 MAX_INCIDENTS: Final = 256
 """So many of the latest alarms are kept."""
@@ -25,10 +26,13 @@ class HeartbeatState:
     n_begun
         Counts heartbeats that were begun, so that each of them is a write,
         also one with a nonce that was written before.
+    agreed_incarnation
+        The last restore of this KME that was agreed with the peer.
     """
 
     record: HeartbeatRecord = field(default_factory=HeartbeatRecord)
     n_begun: int = 0
+    agreed_incarnation: str | None = None
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
@@ -36,6 +40,7 @@ class HeartbeatState:
         return cls(
             HeartbeatRecord(data.get("pending"), data.get("acknowledged"), data.get("heard")),
             int(data.get("begun", 0)),
+            data.get("agreed"),
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -46,23 +51,51 @@ class HeartbeatState:
             "acknowledged": record.acknowledged,
             "heard": record.heard,
             "begun": self.n_begun,
+            "agreed": self.agreed_incarnation,
         }
 
-    def begin(self, nonce: str) -> HeartbeatRecord:
+    def begin(self, nonce: str, accepted: str | None) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent."""
-        self.record = rules.begun(self.record, nonce)
+        self.record = rules.begun(self.record, nonce, accepted)
         self.n_begun += 1
         return self.record
-
-    def acknowledge(self, nonce: str) -> None:
-        """Note that the peer accepted the pending heartbeat."""
-        self.record = rules.acknowledged(self.record, nonce)
 
     def accept(self, nonce: str, acknowledged: str | None) -> HeartbeatRecord:
         """Remember the peer's heartbeat as the last one heard, if it follows."""
         before = self.record
         self.record = rules.heard(before, nonce, acknowledged)
         return before
+
+    def agree_restore(self, agreement: RestoreAgreement) -> None:
+        """Go on from the nonces agreed on, if they aren't in use already."""
+        if self.agreed_incarnation != agreement.incarnation:
+            self.record = restore.heartbeat_agreed(agreement)
+            self.agreed_incarnation = agreement.incarnation
+
+    def accept_restore(self, nonce: str) -> HeartbeatRecord:
+        """Take this nonce for the last heartbeat heard."""
+        self.record = restore.heartbeat_accepted(self.record, nonce)
+        return self.record
+
+
+@dataclass(slots=True)
+class RestoreState:
+    """What the document about restores says: with which one the store was marked last."""
+
+    incarnation: str | None = None
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read a document."""
+        return cls(data.get("incarnation"))
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the document."""
+        return {"incarnation": self.incarnation}
+
+    def mark(self, incarnation: str) -> None:
+        """Note that the store was restored."""
+        self.incarnation = incarnation
 
 
 @dataclass(slots=True)

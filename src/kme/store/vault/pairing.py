@@ -7,8 +7,9 @@ are left out of whatever is listed, and the next call of this kind finishes it.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from kme.errors import ConflictError
 from kme.ids import KmeId, SourceId
@@ -28,7 +29,7 @@ from kme.store.records import (
 from kme.store.vault.cell import MAX_TRIES, DocumentStore, all_of, busy
 from kme.store.vault.inbox import Inbox
 from kme.store.vault.keydocs import TOMBSTONE, KeyDocs, block_path
-from kme.store.vault.ledgers import KeptLedger, ledger_path
+from kme.store.vault.ledgers import KeptLedger, forget_block, ledger_path
 from kme.store.vault.pairs import PairState
 from kme.store.vault.rooms import Rooms
 
@@ -69,6 +70,11 @@ class Pairing:
         """Return below and at which number nothing is drawn."""
         return (await self._load(peer))[0].record.floor_draw
 
+    async def settled_and_floor(self, peer: KmeId) -> tuple[int, int]:
+        """Return the highest number that was settled, and the floor of draws."""
+        pair, _ = await self._load(peer)
+        return pair.settled, pair.record.floor_draw
+
     async def open_proposal(self, peer: KmeId, proposal: Proposal) -> None:
         """Write the leader's next proposal."""
         for _ in range(MAX_TRIES):
@@ -86,11 +92,12 @@ class Pairing:
             return
         raise busy(_path(peer))
 
-    async def raise_floor_draw(self, peer: KmeId, number: int) -> None:
-        """Raise the floor of draws; it never falls."""
+    async def raise_marks(self, peer: KmeId, highest: int = 0, floor_draw: int = 0) -> None:
+        """Raise the highest number seen and the floor of draws; neither ever falls."""
         for _ in range(MAX_TRIES):
             pair, version = await self._load(peer)
-            record = rules.raised(pair.record, floor_draw=number)
+            record = rules.raised(pair.record, floor_draw=floor_draw)
+            record = replace(record, highest=max(record.highest, highest))
             if record == pair.record:
                 return
             try:
@@ -116,10 +123,20 @@ class Pairing:
                     )
                 await self._write(peer, after, version)
             except ConflictError:
+                await self._take_back(peer, settlement.proposal.number)
                 continue
             await self._clean_up(peer, after)
             return
         raise busy(_path(peer))
+
+    async def _take_back(self, peer: KmeId, number: int) -> None:
+        """Remove what this call may have brought back after it was paused for very long.
+
+        The number was settled, used up and forgotten meanwhile, so its paths were free.
+        """
+        settled, floor = await self.settled_and_floor(peer)
+        if number < settled and number <= floor:
+            await forget_block(self._documents, peer, number)
 
     async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
         """Read a block with its bytes."""
@@ -198,11 +215,16 @@ class Pairing:
         return await self._documents.write(_path(peer), pair.to_data(), version)
 
     async def _add_block(self, peer: KmeId, block: KeyBlock, pair: PairState, version: int) -> int:
-        """Write block, ledger and room; return the version of the pair's document after it."""
-        ledger = KeptLedger(Ledger.fresh(block.n_granules), self._keydocs.about(peer, block), 0)
-        wanted = {
+        """Write block, ledger and room; return the version of the pair's document after it.
+
+        An own block gets no ledger: its keys are drawn at the other KME.
+        """
+        about = self._keydocs.about(peer, block)
+        is_drawn_here = rules.is_drawn_here(self._keydocs.kme, peer, block.owner)
+        ledger = KeptLedger(Ledger.fresh(block.n_granules), about, 0)
+        wanted: dict[str, Mapping[str, Any]] = {
             block_path(peer, block.number): self._keydocs.of_block(peer, block),
-            ledger_path(peer, block.number): ledger.to_data(),
+            ledger_path(peer, block.number): ledger.to_data() if is_drawn_here else TOMBSTONE,
         }
         found = await all_of(*(self._create(path, data) for path, data in wanted.items()))
         others = dict(zip(wanted, found, strict=True))
@@ -217,16 +239,24 @@ class Pairing:
         await self._rooms.put(peer, block.number, block.n_granules if is_own else None)
         return version
 
-    async def _create(self, path: str, data: dict[str, object]) -> int:
-        """Create a document; return the version of another one that is there instead, or 0."""
-        try:
-            await self._documents.write(path, data, 0)
-        except ConflictError:
-            found = await self._documents.read(path)
-            if found is None:
-                raise
-            return 0 if found.data.get("digest") == data["digest"] else found.version
-        return 0
+    async def _create(self, path: str, data: Mapping[str, Any]) -> int:
+        """Create a document; return the version of another one that is there instead, or 0.
+
+        A tombstone isn't created, only told what it has to overwrite.
+        """
+        if data:
+            try:
+                await self._documents.write(path, data, 0)
+            except ConflictError:
+                pass
+            else:
+                return 0
+        found = await self._documents.read(path)
+        if found is None:
+            if data:
+                raise ConflictError(f"{path} was forgotten meanwhile")
+            return 0
+        return 0 if found.data.get("digest") == data.get("digest") else found.version
 
     async def _clean_up(self, peer: KmeId, pair: PairState) -> None:
         """Do all that follows from the last settlement, unless it was done."""

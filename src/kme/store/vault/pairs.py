@@ -70,6 +70,11 @@ class PairState:
         }
 
     @property
+    def settled(self) -> int:
+        """The highest number that was settled; 0 before the first."""
+        return 0 if self.record.last is None else self.record.last.proposal.number
+
+    @property
     def unclean(self) -> frozenset[FinalKeyRef]:
         """The entries that were settled and may still be in the inbox."""
         last = self.record.last

@@ -10,7 +10,7 @@ from kme.errors import ConflictError, IntegrityError, KmeError, StoreUnavailable
 from kme.ids import KmeId
 from kme.store.records import RESERVED_GRANULES, Claim, GranuleRange, Stock
 from kme.store.vault.cell import MAX_TRIES, Cell, Cells, DocumentStore, all_of
-from kme.store.vault.keydocs import TOMBSTONE, block_path
+from kme.store.vault.keydocs import TOMBSTONE, block_path, is_drawn_here
 from kme.store.vault.ledgers import read_ledger
 from kme.store.vault.roomstate import Page, RoomState
 
@@ -71,7 +71,7 @@ class Rooms:
         asked = Claim(secrets.token_hex(_NONCE_BYTES), worker, _NO_RANGE)
 
         def act(room: RoomState) -> Claim | Page | None:
-            return room.take(asked, (min_granules, want_granules)) or room.page_with(min_granules)
+            return room.page_before(min_granules) or room.take(asked, (min_granules, want_granules))
 
         for _ in range(MAX_TRIES):
             found = await self._cells[peer,].change(
@@ -86,15 +86,26 @@ class Rooms:
         """Close a claim and return its tail, if nothing behind it was claimed since."""
         await self._change(peer, lambda room: room.give_back(claim, untouched_from))
 
+    async def claimants(self) -> frozenset[str]:
+        """Return the workers with open claims."""
+        rooms = await all_of(*(self.read(peer) for peer in await self._peers()))
+        return frozenset(claim.worker for room in rooms for claim in room.claims.values())
+
     async def close_claims(self, worker: str | None) -> int:
         """Close all open claims of a worker, or of all; return how many."""
-        names = await self._documents.names("room")
-        peers = [KmeId(name) for name in names if not name.endswith("/")]
         return sum(
             await all_of(
-                *(self._change(peer, lambda room: room.close_claims(worker)) for peer in peers)
+                *(
+                    self._change(peer, lambda room: room.close_claims(worker))
+                    for peer in await self._peers()
+                )
             )
         )
+
+    async def _peers(self) -> list[KmeId]:
+        """Return of whom there is a room."""
+        names = await self._documents.names("room")
+        return [KmeId(name) for name in names if not name.endswith("/")]
 
     async def raise_marks(
         self, peer: KmeId, peer_settled: int = 0, floor_allocate: int = 0
@@ -159,7 +170,10 @@ class Rooms:
         """Change a room and destroy what is used up after it."""
 
         def both(room: RoomState) -> tuple[_T, list[int]]:
-            return act(room), sorted(room.spent | room.drawn)
+            outcome = act(room)
+            if peer == self.kme:
+                room.spent.clear()  # drawn here, too: these go with their ledgers
+            return outcome, sorted(room.spent | room.drawn)
 
         outcome, used = await self._cells[peer,].change(both)
         if used:
@@ -172,8 +186,7 @@ class Rooms:
         found = await self._documents.read(path)
         if found is None or not found.data:
             return True
-        is_ours = found.data.get("owner") == self.kme and peer != self.kme
-        if not is_ours:
+        if is_drawn_here(self.kme, peer, found.data):
             ledger = await read_ledger(self._documents, peer, number)
             if ledger is not None and not ledger.is_full:
                 return False

@@ -3,6 +3,9 @@
 The document has at most a few hundred blocks in front, from which claims are cut;
 the rest of a large stock stands in pages (`Page`), which are written once, under
 names never used before, and are part of the stock while this document lists them.
+
+Numbers are used up in order, so that the frontier moves: begun blocks first, then
+the fresh one with the lowest number, wherever it stands.
 """
 
 from collections import Counter
@@ -10,16 +13,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from kme.store.records import RESERVED_GRANULES, Claim, GranuleRange, Stock
+from kme.store.records import (
+    MAX_OPEN_FROM,
+    RESERVED_GRANULES,
+    Claim,
+    Frontier,
+    GranuleRange,
+    Stock,
+)
 
 PAGE_BLOCKS: Final = 256
 """So many fresh blocks make a page."""
 
 MAX_FRONT: Final = 2 * PAGE_BLOCKS
 """With more fresh blocks than that in front, some go to a page."""
-
-MAX_REMAINDERS: Final = 256
-"""Of more blocks that were begun, the ones with the least room are given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,11 @@ class OwnBlock:
     def room(self) -> int:
         """How many granules were never claimed."""
         return self.granules - self.mark
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether something of it was claimed."""
+        return self.mark > RESERVED_GRANULES
 
 
 @dataclass(slots=True)
@@ -153,7 +165,9 @@ class RoomState:
             self._leave(number)
 
     def take(self, claim: Claim, n_granules: tuple[int, int]) -> Claim | None:
-        """Cut a range from the block in front with the least room that is enough.
+        """Cut a range from the block whose turn it is, of those in front with enough room.
+
+        `page_before` says whether one in a page comes first.
 
         Parameters
         ----------
@@ -163,24 +177,66 @@ class RoomState:
             How many at least, how many at most.
         """
         least, want = n_granules
-        fitting = (
-            (one.room, number)
-            for number, one in self.blocks.items()
-            if one.room >= least and self.is_usable(number)
-        )
-        room, number = min(fitting, default=(0, 0))
-        if not number:
+        number = self._next(least)
+        if number is None:
             return None
         one = self.blocks[number]
         start = one.mark
-        one.mark += min(room, want)
+        one.mark += min(one.room, want)
         taken = Claim(claim.nonce, claim.worker, GranuleRange(number, start, one.mark))
         self.claims[claim.nonce] = taken
         return taken
 
-    def page_with(self, least: int) -> Page | None:
-        """Return a page with a block of at least so much room."""
-        return next((page for page in self.pages if max(page.rooms) >= least), None)
+    def page_before(self, least: int) -> Page | None:
+        """Return a page to be absorbed before so much can be claimed.
+
+        It is the first that may have a block with enough room, and a lower
+        number than the block in front whose turn it would be.
+        """
+        number = self._next(least)
+        if number is not None and self.blocks[number].is_begun:
+            return None
+        fitting = [page for page in self.pages if max(page.rooms) >= least]
+        found = min(fitting, key=lambda page: page.first, default=None)
+        return None if found is None or (number is not None and number < found.first) else found
+
+    def _next(self, least: int) -> int | None:
+        """Return the block in front to claim from: begun with the least room, else the first."""
+        fitting = (
+            (not one.is_begun, one.room if one.is_begun else 0, number)
+            for number, one in self.blocks.items()
+            if one.room >= least and self.is_usable(number)
+        )
+        found = min(fitting, default=None)
+        return None if found is None else found[-1]
+
+    def lowest(self, behind: int) -> int:
+        """Return the lowest number that is not used up; `behind` if there is none."""
+        return min([*self.blocks, *(page.first for page in self.pages)], default=behind)
+
+    def frontier(self, settled: int) -> Frontier:
+        """Return what is never allocated any more.
+
+        Of a page only the lowest number is known, so nothing from there on is behind.
+
+        Parameters
+        ----------
+        settled
+            The highest number that was settled, read before this document: all own
+            blocks up to it were put here.
+        """
+        first_paged = min((page.first for page in self.pages), default=None)
+        open_from = {number: one.mark for number, one in self.blocks.items()}
+        for claim in self.claims.values():
+            number, start = claim.reserved.block_number, claim.reserved.start
+            open_from[number] = min(start, open_from.get(number, start))
+        order = sorted(open_from)
+        if first_paged is not None:
+            order = [number for number in order if number < first_paged]
+        highest = max(settled, self.added_up_to)
+        behind = first_paged or (highest + 1 if highest else 0)
+        following = order[MAX_OPEN_FROM:] or [behind]
+        return Frontier(following[0], {n: open_from[n] for n in order[:MAX_OPEN_FROM]})
 
     def give_back(self, claim: Claim, untouched_from: int) -> None:
         """Close an open claim; its tail returns if nothing behind it was claimed."""
@@ -262,7 +318,7 @@ class RoomState:
         one = self.blocks.get(number)
         return (
             one is not None
-            and one.mark == RESERVED_GRANULES
+            and not one.is_begun
             and one.room > 0
             and self.is_usable(number)
             and number not in self._claimed()
@@ -281,9 +337,9 @@ class RoomState:
         begun = [
             (one.room, number)
             for number, one in self.blocks.items()
-            if one.mark > RESERVED_GRANULES and number not in claimed
+            if one.is_begun and number not in claimed
         ]
-        for _, spare in sorted(begun)[: max(0, len(begun) - MAX_REMAINDERS)]:
+        for _, spare in sorted(begun)[: max(0, len(begun) - MAX_OPEN_FROM)]:
             self._spend(spare)
 
     def _spend(self, number: int) -> None:

@@ -1,18 +1,21 @@
 """store - the calls of the port, each handed to the documents that it changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
 from kme.errors import SettingsError, StoreUnavailableError
-from kme.ids import Epoch, KmeId, SourceId
+from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
-from kme.store import rules
+from kme.store import restore, rules
+from kme.store.grants import Grant, KeptGrant
 from kme.store.records import (
     Claim,
+    Expiry,
     FinalKey,
     FinalKeyRef,
+    Frontier,
     GranuleRange,
     HeartbeatRecord,
     InboxEntry,
@@ -23,12 +26,16 @@ from kme.store.records import (
     Settlement,
     Stock,
 )
+from kme.store.restore import RestoreAgreement
 from kme.store.vault.cell import Cell, Cells, DocumentStore
 from kme.store.vault.draws import Draws
+from kme.store.vault.expiring import Expiring
+from kme.store.vault.grants import Grants
 from kme.store.vault.inbox import Inbox
 from kme.store.vault.keydocs import KeyDocs
 from kme.store.vault.notes import HeartbeatState, IncidentState
 from kme.store.vault.pairing import Pairing
+from kme.store.vault.restores import Restores
 from kme.store.vault.rooms import Rooms
 
 _DIGEST_KEY_BYTES: Final = 32
@@ -63,8 +70,11 @@ class VaultStore:
         self._rooms = Rooms(kme, documents)
         self._pairing = Pairing(documents, keydocs, self._inbox, self._rooms)
         self._draws: dict[KmeId, Draws] = {}
+        self._expiring = Expiring(documents, self._pairing, self._rooms, self._pass_floors)
+        self._grants = Grants(documents, keydocs)
         self._heartbeats = Cells(lambda peer: Cell(documents, f"heartbeats/{peer}", HeartbeatState))
         self._incidents = Cell(documents, "incidents", IncidentState)
+        self._restores = Restores(documents, self._pairing, self._inbox, self._heartbeats)
         self._n_calls = 0
         self._is_open = True
         self._is_quiet = asyncio.Event()
@@ -87,7 +97,10 @@ class VaultStore:
         """Finish what is under way; refuse all calls from now on."""
         self._is_open = False
         await self._is_quiet.wait()
-        for kind in (self._inbox, self._rooms, self._heartbeats, self._incidents):
+        for kind in (
+            *(self._inbox, self._rooms, self._expiring),
+            *(self._heartbeats, self._incidents),
+        ):
             await kind.settled()
         for draws in self._draws.values():
             await draws.settled()
@@ -164,9 +177,17 @@ class VaultStore:
         rules.check_number(allocate)
         rules.check_number(draw)
         async with self._call():
-            await self._pairing.raise_floor_draw(peer, draw)
-            self._draws_of(peer).raise_floor(draw)
-            await self._rooms.raise_marks(peer, floor_allocate=allocate)
+            await self._raise_floors(peer, allocate, draw)
+            if draw > 0:
+                await self._expiring.destroy(peer)
+
+    async def _raise_floors(self, peer: KmeId, allocate: int, draw: int) -> None:
+        await self._pairing.raise_marks(peer, floor_draw=draw)
+        self._draws_of(peer).raise_floor(draw)
+        await self._rooms.raise_marks(peer, floor_allocate=allocate)
+
+    async def _pass_floors(self, peer: KmeId, number: int) -> None:
+        await self._raise_floors(peer, number, number)
 
     # Supply
 
@@ -189,6 +210,11 @@ class VaultStore:
         async with self._call():
             await self._rooms.give_back(peer, claim, untouched_from)
 
+    async def claimants(self) -> frozenset[str]:
+        """Return the workers that have open claims."""
+        async with self._call():
+            return await self._rooms.claimants()
+
     async def close_claims(self, worker: str | None = None) -> int:
         """Close all open claims of a worker (of all workers if None); return how many."""
         async with self._call():
@@ -209,6 +235,57 @@ class VaultStore:
             self._draws[peer] = Draws(peer, self._documents, self._rooms, self._pairing.floor_draw)
         return self._draws[peer]
 
+    # Expiry
+
+    async def frontier(self, peer: KmeId) -> Frontier:
+        """Return what this KME will never allocate from any more, of its own blocks."""
+        async with self._call():
+            settled, _ = await self._pairing.settled_and_floor(peer)
+            return (await self._rooms.read(peer)).frontier(settled)
+
+    async def expiries(self, peer: KmeId) -> list[Expiry]:
+        """Return the expiries noted and not yet carried out, the earliest first."""
+        async with self._call():
+            return await self._expiring.expiries(peer)
+
+    async def note_expiry(self, peer: KmeId, expiry: Expiry) -> None:
+        """Note when what is behind the peer's frontier expires."""
+        async with self._call():
+            await self._expiring.note(peer, expiry)
+
+    async def expire(self, peer: KmeId, now_unix_s: float) -> int:
+        """Carry out the expiries that are due; return how many granules expired."""
+        async with self._call():
+            n_expired = None
+            try:
+                n_expired = await self._expiring.expire(peer, now_unix_s)
+            finally:
+                if n_expired != 0:
+                    self._draws_of(peer).forget()
+            return n_expired
+
+    # Grants
+
+    async def keep_grants(self, peer: KmeId, grants: Sequence[Grant]) -> None:
+        """Draw the pads of these grants, then keep the grants."""
+        async with self._call():
+            await self._grants.keep(peer, grants, self._draws_of(peer).draw)
+
+    async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
+        """Return what is kept of these grants, with the bytes."""
+        async with self._call():
+            return await self._grants.find(peer, key_ids)
+
+    async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
+        """Note that a slave is given these keys: all of them or none."""
+        async with self._call():
+            await self._grants.take(peer, slave, key_ids)
+
+    async def purge_grants(self, now_unix_s: float, limit: int) -> int:
+        """Forget grants that were due at this time."""
+        async with self._call():
+            return await self._grants.purge(now_unix_s, limit)
+
     # Heartbeats
 
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
@@ -216,15 +293,12 @@ class VaultStore:
         async with self._call():
             return (await self._heartbeats[peer,].read()).record
 
-    async def begin_heartbeat(self, peer: KmeId, nonce: str) -> HeartbeatRecord:
+    async def begin_heartbeat(
+        self, peer: KmeId, nonce: str, accepted: str | None
+    ) -> HeartbeatRecord:
         """Write that a heartbeat is about to be sent, and return the record."""
         async with self._call():
-            return await self._heartbeats[peer,].change(lambda state: state.begin(nonce))
-
-    async def acknowledge_heartbeat(self, peer: KmeId, nonce: str) -> None:
-        """Note that the peer accepted our pending heartbeat; another nonce is ignored."""
-        async with self._call():
-            await self._heartbeats[peer,].change(lambda state: state.acknowledge(nonce))
+            return await self._heartbeats[peer,].change(lambda state: state.begin(nonce, accepted))
 
     async def accept_heartbeat(
         self, peer: KmeId, nonce: str, acknowledged: str | None
@@ -234,6 +308,51 @@ class VaultStore:
             return await self._heartbeats[peer,].change(
                 lambda state: state.accept(nonce, acknowledged)
             )
+
+    # Restore
+
+    async def mark_restored(self, incarnation: str) -> None:
+        """Note that this store was restored; with every peer that has to be agreed."""
+        restore.check_incarnation(incarnation)
+        async with self._call():
+            await self._restores.mark(incarnation)
+
+    async def restoring(self, peer: KmeId) -> str | None:
+        """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
+        async with self._call():
+            return await self._restores.restoring(peer)
+
+    async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
+        """Return the highest epoch that ever came in, of each source that any came from."""
+        async with self._call():
+            return await self._inbox.highest_epochs(peer)
+
+    async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
+        """Restored side: give up what may have been used since, and be in step with the peer."""
+        async with self._call():
+            if await self._restores.is_due(peer, agreement):
+                await self._restores.fill(peer, agreement.epochs)
+                highest = await self._restores.give_up(peer, agreement.highest)
+                await self._raise_floors(peer, highest, highest)
+                await self._grants.burn(peer)
+                await self._restores.agree(peer, agreement)
+
+    async def accept_restore(self, peer: KmeId, nonce: str, highest: int) -> HeartbeatRecord:
+        """Other side: never allocate again from what the restored peer has given up."""
+        rules.check_number(highest)
+        async with self._call():
+            highest = await self._restores.give_up(peer, highest)
+            await self._raise_floors(peer, highest, 0)
+            return await self._restores.accept(peer, nonce)
+
+    async def retire(self, peer: KmeId) -> int:
+        """Give up all that is kept for a peer that is gone for good."""
+        async with self._call():
+            highest = await self._restores.give_up(peer, 0)
+            await self._raise_floors(peer, highest, highest)
+            await self._grants.burn(peer)
+            await self._expiring.destroy_all(peer)
+            return highest
 
     # Incidents
 

@@ -28,6 +28,7 @@ from kme.workers.listener import LivenessListener
 from kme.workers.roll import Roll
 from memory_documents import MemoryDocuments
 from simulation import VirtualClock, run_virtual
+from store_contract import add_block, claim
 
 HERE, PEER, ALICE = KmeId("kme-1"), KmeId("kme-2"), SaeId("alice")
 LINKS = (LinkName.read("kme-2/qkd-1"),)
@@ -165,5 +166,23 @@ def test_a_worker_that_died_is_struck_off_the_roll(tmp_path: Path) -> None:
             await one.upkeep.look()
             assert one.roll.dead() == []
             assert (tmp_path / "workers" / "worker-alive").exists()
+
+    with_workers(tmp_path, test)
+
+
+def test_whoever_is_elected_closes_claims_of_those_who_are_gone_and_of_nobody_else(
+    tmp_path: Path,
+) -> None:
+    async def test(one: Worker, _other: Worker) -> None:
+        store = one.store
+        await add_block(store, 1, owner=HERE, peer=PEER)
+        await store.raise_peer_settled(PEER, 1)
+        await claim(store, 8, "worker-gone", PEER)
+        used = await claim(store, 8, "worker-alive", PEER)
+        with one.roll.present("worker-alive"):
+            assert await one.upkeep.close_lapsed_claims() == 1
+            assert await store.claimants() == {"worker-alive"}
+            frontier = await store.frontier(PEER)
+            assert not frontier.is_behind(1, used.reserved.start), "keys are still cut there"
 
     with_workers(tmp_path, test)

@@ -43,7 +43,9 @@ async def make_blocks(store: SqliteStore, first: int) -> None:
         assert await store.ingest(B, LINK, Epoch(number), [block_key(number)])
         say("ingest", number)
         entries = (FinalKeyRef(LINK, Epoch(number)),)
-        proposal = Proposal(number, A, entries, 3600, SourceClass.QKD, bytes(16))
+        # Claims go to our own blocks, draws to the peer's.
+        owner = A if number % 2 else B
+        proposal = Proposal(number, owner, entries, 3600, SourceClass.QKD, bytes(16))
         await store.open_proposal(B, proposal)
         await store.settle(B, Settlement(proposal, Verdict.EQUAL), block_key(number))
         say("settle", number)

@@ -80,10 +80,11 @@ def test_another_kmes_store_is_refused(tmp_path: Path) -> None:
         open_and_close(tmp_path / "kme.db", kme=B)
 
 
-def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_version_is_refused(tmp_path: Path, version: int) -> None:
     open_and_close(tmp_path / "kme.db")
-    change(tmp_path / "kme.db", "UPDATE meta SET value = 99 WHERE name = 'schema_version'")
-    with pytest.raises(SettingsError, match="schema version 99, this program knows 1"):
+    change(tmp_path / "kme.db", "UPDATE meta SET value = ? WHERE name = 'schema_version'", version)
+    with pytest.raises(SettingsError, match=f"schema version {version}, this program knows 2: use"):
         open_and_close(tmp_path / "kme.db")
 
 

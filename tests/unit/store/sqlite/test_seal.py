@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from kme.errors import SealError
-from kme.ids import Epoch
+from kme.ids import Epoch, KmeId
 from kme.secret import Secret
+from kme.store.records import Expiry, Frontier
 from kme.store.sqlite import SqliteStore, writer
 from kme.store.sqlite.seal import Sealed, Sealer
 from kme.store.sqlite.transaction import Transaction
 from store_contract import LINK, OTHER, A, B, C, add_block, equal, ref, some_key
+from store_contract_grants import BOB, EVE, grant, key_id, with_pads
 
 MASTER = Secret(bytes(range(32)))
 Story = Callable[[SqliteStore], Coroutine[None, None, None]]
@@ -137,6 +140,41 @@ def test_what_left_the_inbox_is_shredded_in_every_file(
     with_store(tmp_path / "kme.db", story)
 
 
+@pytest.mark.parametrize("owner", [A, B])
+def test_a_block_of_which_nothing_can_come_is_shredded_in_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: KmeId
+) -> None:
+    monkeypatch.setattr(writer, "_SHRED_AFTER_S", 0.01)
+
+    async def use_up(store: SqliteStore) -> None:
+        if owner == A:
+            await store.raise_peer_settled(B, 1)
+            await store.claim(B, "w", 1, 10**6)
+            await store.close_claims()
+        else:
+            await store.note_expiry(B, Expiry(Frontier(2), 100.0))
+            await store.expire(B, 100.0)
+
+    async def story(store: SqliteStore) -> None:
+        await add_block(store, 1, 5000, owner)
+        sealed = await store._writer.call(Transaction.row, "SELECT data_key, key FROM blocks")
+        assert sealed is not None
+        data_key, key = sealed
+        assert data_key in all_bytes(tmp_path)
+        await use_up(store)
+        for _ in range(200):
+            if data_key not in all_bytes(tmp_path):
+                break
+            await asyncio.sleep(0.02)
+        assert data_key not in all_bytes(tmp_path)
+        assert key[-40:] not in all_bytes(tmp_path)
+        left = "SELECT number FROM blocks UNION ALL SELECT number FROM ledgers"
+        assert await store._writer.call(Transaction.rows, left) == []
+        assert await store._writer.call(Transaction.rows, "SELECT number FROM own_blocks") == []
+
+    with_store(tmp_path / "kme.db", story)
+
+
 async def _two_of_each(store: SqliteStore) -> None:
     for peer in (B, C):
         for epoch in (1, 2):
@@ -218,3 +256,58 @@ def test_a_final_key_that_was_edited_does_not_open(tmp_path: Path, statement: st
         assert len(await store.final_keys(B, [ref(2)])) == 1
 
     with_store(path, look)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE grants SET slave = 'aa' WHERE slave = 'bob/2' AND key_id = ?",
+        "UPDATE grants SET master = 'mallory' WHERE key_id = ?",
+        (
+            "UPDATE grants SET (data_key, key) = (SELECT data_key, key FROM grants"
+            " WHERE slave = 'eve') WHERE slave = 'bob/2' AND key_id = ?"
+        ),
+        "UPDATE grants SET key = zeroblob(60) WHERE key_id = ?",
+    ],
+)
+def test_a_grant_that_was_edited_does_not_open(tmp_path: Path, statement: str) -> None:
+    async def fill(store: SqliteStore) -> None:
+        await with_pads(store)
+        await store.keep_grants(B, [grant(1, BOB, EVE), grant(2)])
+
+    async def look(store: SqliteStore) -> None:
+        with pytest.raises(SealError):
+            await store.grants(B, [key_id(1)])
+        assert await store.grants(B, [key_id(2)])
+
+    with_store(tmp_path / "kme.db", fill)
+    change(tmp_path / "kme.db", statement.replace("?", f"'{key_id(1)}'"))
+    with_store(tmp_path / "kme.db", look)
+
+
+@pytest.mark.parametrize("way", ["take", "purge"])
+def test_a_grant_that_was_taken_or_purged_is_shredded_in_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(writer, "_SHRED_AFTER_S", 0.01)
+
+    async def story(store: SqliteStore) -> None:
+        await with_pads(store)
+        await store.keep_grants(B, [grant(1)])
+        for shape in shapes(some_key(32, 1).reveal()):
+            assert shape not in all_bytes(tmp_path)
+        sealed = await store._writer.call(Transaction.row, "SELECT data_key, key FROM grants")
+        assert sealed is not None
+        assert sealed[0] in all_bytes(tmp_path)
+        if way == "take":
+            await store.take_grants(B, BOB, [key_id(1)])
+        else:
+            assert await store.purge_grants(math.inf, 1) == 1
+        for _ in range(200):
+            if sealed[0] not in all_bytes(tmp_path):
+                break
+            await asyncio.sleep(0.02)
+        assert sealed[0] not in all_bytes(tmp_path)
+        assert sealed[1] not in all_bytes(tmp_path)
+
+    with_store(tmp_path / "kme.db", story)

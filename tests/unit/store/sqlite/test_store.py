@@ -18,7 +18,7 @@ from kme.errors import KmeError
 from kme.ids import Epoch, KmeId
 from kme.secret import Secret
 from kme.store.memory import MemoryStore
-from kme.store.records import Claim, GranuleRange, Settlement, Verdict
+from kme.store.records import Claim, Expiry, Frontier, GranuleRange, Settlement, Verdict
 from kme.store.sqlite import SqliteStore
 from store_contract import (
     LINK,
@@ -31,6 +31,9 @@ from store_contract import (
     ref,
     some_key,
 )
+from store_contract_expiry import EndOfKeysContract
+from store_contract_grants import GrantContract
+from store_contract_restore import RestoreContract
 
 MASTER = Secret(bytes(range(32)))
 
@@ -62,7 +65,7 @@ class SqliteBackend:
         return await SqliteStore.open(A, left, MASTER)
 
 
-class TestSqliteStore(StoreContract):
+class TestSqliteStore(StoreContract, EndOfKeysContract, GrantContract, RestoreContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> SqliteBackend:
         return SqliteBackend(tmp_path)
@@ -168,6 +171,16 @@ class TwoStores(RuleBasedStateMachine):
     def draw(self, wanted: list[tuple[int, tuple[int, int]]]) -> None:
         ranges = [GranuleRange(n, start, start + length) for n, (start, length) in wanted]
         self.same(lambda store: store.draw(B, ranges))
+
+    @rule(number=numbers, named=st.dictionaries(numbers, granules), due=st.integers(0, 9))
+    def note_expiry(self, number: int, named: dict[int, tuple[int, int]], due: int) -> None:
+        open_from = {n: start for n, (start, _) in named.items() if 1 <= n < number}
+        noted = Expiry(Frontier(number, open_from), due)
+        self.same(lambda store: store.note_expiry(B, noted))
+
+    @rule(now=st.integers(0, 9))
+    def expire(self, now: int) -> None:
+        self.same(lambda store: store.expire(B, now))
 
     @rule()
     def crash(self) -> None:

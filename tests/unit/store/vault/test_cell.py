@@ -1,6 +1,7 @@
 """One document, many writers: what was refused leaves no trace, what is in doubt is undone."""
 
 import asyncio
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -194,3 +195,17 @@ class TestSideBySide:
             await all_of(*map(call, range(40)))
         assert len(ended) == 45
         assert most == MAX_AT_ONCE
+
+    @in_loop
+    async def test_calls_that_are_cancelled_before_their_turn_leave_nothing_behind(self) -> None:
+        async def call() -> None:
+            await asyncio.Event().wait()
+
+        calls = [call() for _ in range(2 * MAX_AT_ONCE)]
+        waiting = asyncio.create_task(all_of(*calls))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert all(inspect.getcoroutinestate(one) == inspect.CORO_CLOSED for one in calls)
