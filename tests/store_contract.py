@@ -172,6 +172,18 @@ class InboxContract:
     """Final keys come in once, wait, and leave."""
 
     @in_loop
+    async def test_what_waits_is_counted_up_to_a_limit(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            assert await store.n_waiting(B, LINK, 9) == 0
+            for epoch in (1, 2, 9):
+                assert await store.ingest(B, LINK, Epoch(epoch), [some_key(9), some_key(9)])
+            assert await store.ingest(B, OTHER, Epoch(5), [some_key(9)])
+            counts = [await store.n_waiting(B, LINK, most) for most in (0, 4, 6, 9)]
+            assert counts == [0, 4, 6, 6]
+            await store.burn_inbox(B)
+            assert await store.n_waiting(B, LINK, 9) == 0
+
+    @in_loop
     async def test_what_came_in_is_listed_in_order_and_read_back(self, backend: Backend) -> None:
         async with opened(backend) as store:
             first, second, long = some_key(100, 1), some_key(1, 2), some_key(MAX_BLOCK_BYTES, 3)

@@ -235,6 +235,9 @@ class CrashingStore:
     ) -> list[InboxEntry]:
         return await self._call(lambda: self.inner.inbox(peer, source, after, limit))
 
+    async def n_waiting(self, peer: KmeId, source: SourceId, most: int) -> int:
+        return await self._call(lambda: self.inner.n_waiting(peer, source, most))
+
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         return await self._call(lambda: self.inner.held(peer, refs))
 

@@ -64,5 +64,5 @@ class InboxRoom:
         now_s = self._clock.monotonic_s()
         if place in self._counted_s and now_s - self._counted_s[place] < COUNT_INTERVAL_S:
             return
-        waiting = await self._store.inbox(*place, None, self._most)
-        self._left[place], self._counted_s[place] = self._most - len(waiting), now_s
+        n_waiting = await self._store.n_waiting(*place, self._most)
+        self._left[place], self._counted_s[place] = self._most - n_waiting, now_s

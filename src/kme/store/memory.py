@@ -127,6 +127,11 @@ class MemoryStore:
         inbox = self._state.pair(peer).inbox
         return await self._step("inbox", lambda: inbox.entries(source, after, limit))
 
+    async def n_waiting(self, peer: KmeId, source: SourceId, most: int) -> int:
+        """Return how many entries of one source wait, but no more than `most`."""
+        waiting = self._state.pair(peer).inbox.order.get(source, [])
+        return await self._step("n_waiting", lambda: min(len(waiting), most))
+
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         """Return those of `refs` that are in the inbox now, in the order given."""
         inbox = self._state.pair(peer).inbox

@@ -76,6 +76,14 @@ class InboxStore(Protocol):
         """List entries of one source in order of epoch and part, behind `after`."""
         ...
 
+    async def n_waiting(self, peer: KmeId, source: SourceId, most: int) -> int:
+        """Return about how many entries of one source wait, but no more than `most`.
+
+        It needs no more rights than `ingest`. What pairing is taking away just
+        now may count.
+        """
+        ...
+
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         """Return those of `refs` that are in the inbox now, in the order given."""
         ...

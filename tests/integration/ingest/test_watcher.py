@@ -227,6 +227,15 @@ def test_a_watcher_killed_in_the_middle_loses_and_doubles_nothing(site: Site) ->
     assert site.in_vault() == keys
 
 
+def test_a_watcher_that_starts_while_keys_wait_takes_more_in(site: Site) -> None:
+    keys: Keys = {}
+    for first in (0xC7000000, 0xC7000100):
+        keys |= site.put(3, first)
+        with site.watcher():
+            wait_until(lambda: not site.waiting(), 15)
+    assert site.in_vault() == keys
+
+
 def test_an_entry_that_a_killed_watcher_left_without_its_index_is_no_obstacle(
     site: Site,
 ) -> None:

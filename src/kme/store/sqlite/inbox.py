@@ -47,6 +47,17 @@ def entries(
     return [InboxEntry(FinalKeyRef(source, Epoch(at), nth), n_bytes) for at, nth, n_bytes in found]
 
 
+def n_waiting(tx: Transaction, peer: KmeId, source: SourceId, most: int) -> int:
+    """Return how many entries of one source wait, but no more than `most`."""
+    found = tx.row(
+        "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE peer = ? AND source = ? LIMIT ?)",
+        peer,
+        source,
+        max(most, 0),
+    )
+    return 0 if found is None else int(found[0])
+
+
 def held(tx: Transaction, peer: KmeId, refs: Iterable[FinalKeyRef]) -> list[InboxEntry]:
     """Return those of `refs` that wait here."""
     here = []

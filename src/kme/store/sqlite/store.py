@@ -123,6 +123,10 @@ class SqliteStore:
         """List entries of one source in order of epoch and part, behind `after`."""
         return await self._writer.call(inbox.entries, peer, source, after, limit)
 
+    async def n_waiting(self, peer: KmeId, source: SourceId, most: int) -> int:
+        """Return how many entries of one source wait, but no more than `most`."""
+        return await self._writer.call(inbox.n_waiting, peer, source, most)
+
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         """Return those of `refs` that are in the inbox now, in the order given."""
         return await self._writer.call(inbox.held, peer, refs)

@@ -134,6 +134,15 @@ class VaultStore:
         async with self._call():
             return await self._pairing.entries(peer, source, after, limit)
 
+    async def n_waiting(self, peer: KmeId, source: SourceId, most: int) -> int:
+        """Return about how many entries of one source wait, but no more than `most`.
+
+        Whoever takes files in may not read where pairing stands, so what was
+        settled just now counts until the index says so, too.
+        """
+        async with self._call():
+            return len(await self._inbox.entries(peer, source, None, most))
+
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         """Return those of `refs` that are in the inbox now, in the order given."""
         async with self._call():
