@@ -87,7 +87,7 @@ def test_all_certificates_of_a_revoked_sae_are_on_the_list(site: OperatorSite) -
     assert serials <= revoked(site)
     assert not (site.issued / "fritz").exists()
     assert listed(site)["fritz"]["removed"] is not None
-    assert "its id is free in 24" in site.refuses("sae", "add", "fritz")
+    assert "its id is free in 25" in site.refuses("sae", "add", "fritz")
     assert "2 of its certificates" in site.do("sae", "revoke", "fritz")
 
 
