@@ -150,10 +150,7 @@ class Allocator:
 
     def drop(self, upto: int) -> None:
         """Use no claim any more in a block up to this number: the floor rose above it."""
-        dropped = [c for c in self.claims if c.claim.reserved.block_number <= upto]
-        self._open = [claim for claim in self._open if claim not in dropped]
-        self._pending = [claim for claim in self._pending if claim not in dropped]
-        self._retire(dropped)
+        self._retire([c for c in self.claims if c.claim.reserved.block_number <= upto])
 
     def drop_all(self) -> None:
         """Use no claim any more, nor one that is being made now: somebody may close them all.
@@ -162,7 +159,6 @@ class Allocator:
         """
         self._n_dropped += 1
         self._retire(self.claims)
-        self._open, self._pending = [], []
 
     async def release_old(self) -> None:
         """Give back what was claimed long ago: it holds up the expiry of all keys behind it.
@@ -175,10 +171,7 @@ class Allocator:
         async with self._turn:
             await self.settle()
             due_s = self._ports.clock.monotonic_s() - MAX_CLAIM_AGE_S
-            old = [claim for claim in self.claims if claim.claimed_s <= due_s]
-            self._open = [claim for claim in self._open if claim not in old]
-            self._pending = [claim for claim in self._pending if claim not in old]
-            self._retire(old)
+            self._retire([claim for claim in self.claims if claim.claimed_s <= due_s])
             await self._give_back_retired()
 
     async def close(self) -> None:
@@ -187,7 +180,6 @@ class Allocator:
         async with self._turn:
             await self.settle()
             self._retire(self.claims)
-            self._open, self._pending = [], []
             try:
                 await self._give_back_retired()
             except UnavailableError as error:
@@ -317,9 +309,11 @@ class Allocator:
         by_room = sorted(self._open, key=lambda claim: claim.room, reverse=True)
         kept = {claim for claim in by_room[:MAX_OPEN_CLAIMS] if claim.room}
         self._retire([claim for claim in self._open if claim not in kept])
-        self._open = [claim for claim in self._open if claim in kept]
 
     def _retire(self, claims: Sequence[OpenClaim]) -> None:
+        """Cut from these claims no more; they are given back when the store is asked next."""
+        self._open = [claim for claim in self._open if claim not in claims]
+        self._pending = [claim for claim in self._pending if claim not in claims]
         self._retired += [(claim.claim, claim.mark) for claim in claims]
         for claim in claims:
             claim.wipe()
