@@ -38,6 +38,10 @@ QUIET: Final[Mapping[str, Mapping[str, object]]] = {
 }
 
 
+REST_S: Final = 2.0
+"""So long the stock stands still before anything is measured: pairing costs time, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ends:
     """A master SAE that asks for keys, and the slave SAE that draws them."""
@@ -119,19 +123,24 @@ def print_head() -> None:
 
 
 async def stock_up(pair: PairOnHost, n_keys: int) -> None:
-    """Feed both KMEs until the first may allocate so many keys of 256 bits."""
+    """Feed both KMEs until the first may allocate so many keys of 256 bits, and pairing rests."""
     place = pair.pair.home_of(ALICE)
     pki = pair.pair.pki
     async with open_client(
         place.sae_url, pki.sae_certificates[ALICE], pki.service_ca, place.id
     ) as client:
+        n_before, still_since_s = -1, time.monotonic()
         for _ in _until(300.0):
+            n_stored = 0
             with contextlib.suppress(KmeError):  # it is still starting
-                if (await client.status(BOB)).stored_key_count >= n_keys:
-                    return
-            if not pair.source.is_full():
+                n_stored = (await client.status(BOB)).stored_key_count
+            if n_stored != n_before:
+                n_before, still_since_s = n_stored, time.monotonic()
+            if n_stored < n_keys and not pair.source.is_full():
                 for _ in range(8):
                     pair.source.feed()
+            if n_stored >= n_keys and time.monotonic() - still_since_s > REST_S:
+                return
             await asyncio.sleep(0.05)
 
 

@@ -106,9 +106,11 @@ class TestFullDisk:
             await pair.drain()
             pair.check_no_byte_was_given_twice()
             assert not any(handed.open_ids for handed in pair.handed.values()), "a key was lost"
+            pair.source.feed()  # used-up blocks are gone, and nothing would be left to compare
+            await pair.exchange_until_both_work()
             for kme in KME_IDS:
                 assert pair.stop(kme) == 0
-            assert await pair.check_blocks_are_equal() > 1
+            assert await pair.check_blocks_are_equal() >= 1
 
     @staticmethod
     async def _use_up(

@@ -51,9 +51,12 @@ async def _survive_all_steps(directory: Path, victim: KmeId) -> None:
         await pair.exchange_until_both_work()
         await pair.drain()
         pair.check_no_byte_was_given_twice()
+        # Used-up blocks are gone at both ends: what is left to compare must be fresh.
+        pair.source.feed()
+        await pair.exchange_until_both_work()
         for kme in KME_IDS:
             assert pair.stop(kme) == 0
-        assert await pair.check_blocks_are_equal() > 3
+        assert await pair.check_blocks_are_equal() >= 1
 
 
 class TestLeader:

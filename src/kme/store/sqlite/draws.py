@@ -11,8 +11,7 @@ from kme.store.sqlite.transaction import Transaction
 
 def draw(tx: Transaction, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
     """Mark ranges as drawn: all or none."""
-    found = tx.row("SELECT floor_draw FROM pairs WHERE peer = ?", peer)
-    floor = 0 if found is None else found[0]
+    floor = tx.floor_draw(peer)
     numbers = {wanted.block_number for wanted in ranges}
     ledgers = {
         number: tx.ledger(peer, number) for number in numbers if floor < number <= rules.MAX_NUMBER

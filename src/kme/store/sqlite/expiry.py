@@ -72,8 +72,7 @@ def expire(tx: Transaction, peer: KmeId, now_unix_s: float) -> tuple[int, bool]:
 def sweep(tx: Transaction, peer: KmeId) -> bool:
     """Destroy some of the blocks that the floors left behind; return whether that was all."""
     is_last = room.sweep(tx, peer, CHUNK)
-    found = tx.row("SELECT floor_draw FROM pairs WHERE peer = ?", peer)
-    behind = _lowest(tx, peer, 0 if found is None else found[0], CHUNK)
+    behind = _lowest(tx, peer, tx.floor_draw(peer), CHUNK)
     _mark(tx, peer, behind, {})
     return is_last and len(behind) < CHUNK
 

@@ -143,6 +143,7 @@ def _write_marks(tx: Transaction, peer: KmeId, record: PairingRecord) -> None:
         record.floor_allocate,
         record.floor_draw,
     )
+    tx.forget_floors()
 
 
 def _read_proposal(tx: Transaction, peer: KmeId, state: str) -> tuple[Proposal, str] | None:

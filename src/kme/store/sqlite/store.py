@@ -121,19 +121,19 @@ class SqliteStore:
         self, peer: KmeId, source: SourceId, after: FinalKeyRef | None, limit: int
     ) -> list[InboxEntry]:
         """List entries of one source in order of epoch and part, behind `after`."""
-        return await self._writer.call(inbox.entries, peer, source, after, limit)
+        return await self._writer.call_traceless(inbox.entries, peer, source, after, limit)
 
     async def n_waiting(self, peer: KmeId, source: SourceId, most: int) -> int:
         """Return how many entries of one source wait, but no more than `most`."""
-        return await self._writer.call(inbox.n_waiting, peer, source, most)
+        return await self._writer.call_traceless(inbox.n_waiting, peer, source, most)
 
     async def held(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[InboxEntry]:
         """Return those of `refs` that are in the inbox now, in the order given."""
-        return await self._writer.call(inbox.held, peer, refs)
+        return await self._writer.call_traceless(inbox.held, peer, refs)
 
     async def final_keys(self, peer: KmeId, refs: Sequence[FinalKeyRef]) -> list[FinalKey]:
         """Read entries with their bytes; absent ones are left out."""
-        return await self._writer.call(inbox.final_keys, peer, refs)
+        return await self._writer.call_traceless(inbox.final_keys, peer, refs)
 
     async def burn_inbox(self, peer: KmeId) -> int:
         """Remove the final keys that wait, but for those of an open proposal."""
@@ -143,7 +143,7 @@ class SqliteStore:
 
     async def pairing(self, peer: KmeId) -> PairingRecord:
         """Return the pair's record; a fresh one before the first write."""
-        return await self._writer.call(pairing.pairing, peer)
+        return await self._writer.call_traceless(pairing.pairing, peer)
 
     async def open_proposal(self, peer: KmeId, proposal: Proposal) -> None:
         """Leader: write a proposal before it is sent."""
@@ -172,7 +172,7 @@ class SqliteStore:
 
     async def block(self, peer: KmeId, number: int) -> KeyBlock | None:
         """Read a block with its bytes; None if there is none (any more)."""
-        return await self._writer.call(pairing.block, peer, number)
+        return await self._writer.call_traceless(pairing.block, peer, number)
 
     async def claim(
         self, peer: KmeId, worker: str, min_granules: int, want_granules: int
@@ -192,21 +192,21 @@ class SqliteStore:
 
     async def stock(self, peer: KmeId) -> Stock:
         """Return what `claim` could still reserve."""
-        return await self._writer.call(room.stock, peer)
+        return await self._writer.call_traceless(room.stock, peer)
 
     async def draw(self, peer: KmeId, ranges: Sequence[GranuleRange]) -> None:
         """Mark ranges as drawn: all of them, for ever, or none."""
-        await self._writer.call(draws.draw, peer, ranges)
+        await self._writer.call_traceless(draws.draw, peer, ranges)
 
     # Expiry
 
     async def frontier(self, peer: KmeId) -> Frontier:
         """Return what this KME will never allocate from any more, of its own blocks."""
-        return await self._writer.call(expiry.frontier, peer)
+        return await self._writer.call_traceless(expiry.frontier, peer)
 
     async def expiries(self, peer: KmeId) -> list[Expiry]:
         """Return the expiries noted and not yet carried out, the earliest first."""
-        return await self._writer.call(expiry.expiries, peer)
+        return await self._writer.call_traceless(expiry.expiries, peer)
 
     async def note_expiry(self, peer: KmeId, noted: Expiry) -> None:
         """Note when what is behind the peer's frontier expires."""
@@ -229,7 +229,7 @@ class SqliteStore:
 
     async def grants(self, peer: KmeId, key_ids: Sequence[KeyId]) -> dict[KeyId, KeptGrant]:
         """Return what is kept of these grants, with the bytes."""
-        return await self._writer.call(grantrows.find, peer, key_ids)
+        return await self._writer.call_traceless(grantrows.find, peer, key_ids)
 
     async def take_grants(self, peer: KmeId, slave: SaeId, key_ids: Sequence[KeyId]) -> None:
         """Note that a slave is given these keys: all of them or none."""
@@ -243,7 +243,7 @@ class SqliteStore:
 
     async def heartbeat(self, peer: KmeId) -> HeartbeatRecord:
         """Return the pair's heartbeat record, freshly read."""
-        return await self._writer.call(heartbeats.heartbeat, peer)
+        return await self._writer.call_traceless(heartbeats.heartbeat, peer)
 
     async def begin_heartbeat(
         self, peer: KmeId, nonce: str, accepted: str | None
@@ -266,11 +266,11 @@ class SqliteStore:
 
     async def restoring(self, peer: KmeId) -> str | None:
         """Return the incarnation of a restore that isn't agreed with a peer yet; None if none."""
-        return await self._writer.call(restores.restoring, peer)
+        return await self._writer.call_traceless(restores.restoring, peer)
 
     async def highest_epochs(self, peer: KmeId) -> Mapping[SourceId, Epoch]:
         """Return the highest epoch that ever came in, of each source that any came from."""
-        return await self._writer.call(inbox.highest_epochs, peer)
+        return await self._writer.call_traceless(inbox.highest_epochs, peer)
 
     async def agree_restore(self, peer: KmeId, agreement: RestoreAgreement) -> None:
         """Restored side: give up what may have been used since, and be in step with the peer."""
@@ -294,4 +294,4 @@ class SqliteStore:
 
     async def incidents(self, limit: int) -> list[Incident]:
         """Return the latest alarms, newest first."""
-        return await self._writer.call(incidents.latest, limit)
+        return await self._writer.call_traceless(incidents.latest, limit)

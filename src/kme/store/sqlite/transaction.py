@@ -1,8 +1,9 @@
 """transaction - what a call may do within the transaction that it shares with others."""
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from kme.ids import KmeId
 from kme.store.ledger import Ledger
@@ -10,13 +11,18 @@ from kme.store.sqlite.seal import Sealer
 
 Value = str | int | float | bytes | None
 
+_MAX_LEDGERS: Final = 256
+"""So many ledgers stay in memory: of blocks of the largest size, a quarter of a MiB."""
+
 
 class Transaction:
     """The one connection, in use by the writer's thread only.
 
-    Ledgers are read at most once per transaction and written once at its end,
-    however many draws of a block it holds. So a call that changes ledgers does
-    so last, when it can fail no more.
+    Nobody else writes to the file, so ledgers and floors that were read or
+    written are remembered from one transaction to the next, until one fails.
+    Ledgers are written once at the end of a transaction, however many draws of
+    a block it holds. So a call that changes ledgers does so last, when it can
+    fail no more.
 
     Parameters
     ----------
@@ -33,7 +39,8 @@ class Transaction:
         self.kme = kme
         self.sealer = sealer
         self.has_shredded = False
-        self._ledgers: dict[tuple[KmeId, int], Ledger] = {}
+        self._ledgers: OrderedDict[tuple[KmeId, int], Ledger] = OrderedDict()
+        self._floors: dict[KmeId, int] = {}
         self._drawn: set[tuple[KmeId, int]] = set()
 
     def run(self, statement: str, *values: Value) -> int:
@@ -53,17 +60,31 @@ class Transaction:
         """Return all rows of a query."""
         return self.connection.execute(statement, values).fetchall()
 
+    def floor_draw(self, peer: KmeId) -> int:
+        """Return up to which block nothing is drawn any more."""
+        known = self._floors.get(peer)
+        if known is None:
+            found = self.row("SELECT floor_draw FROM pairs WHERE peer = ?", peer)
+            known = self._floors[peer] = 0 if found is None else int(found[0])
+        return known
+
+    def forget_floors(self) -> None:
+        """Have the floors read again: one was written, or what was read is undone."""
+        self._floors.clear()
+
     def ledger(self, peer: KmeId, number: int) -> Ledger | None:
-        """Return a block's ledger as the draws of this transaction left it."""
-        known = self._ledgers.get((peer, number))
+        """Return a block's ledger as the draws so far left it."""
+        place = peer, number
+        known = self._ledgers.get(place)
         if known is not None:
+            self._ledgers.move_to_end(place)
             return known
         found = self.row(
             "SELECT n_granules, drawn FROM ledgers WHERE peer = ? AND number = ?", peer, number
         )
         if found is None:
             return None
-        return self._ledgers.setdefault((peer, number), Ledger.from_bytes(*found))
+        return self._ledgers.setdefault(place, Ledger.from_bytes(*found))
 
     def add_ledger(self, peer: KmeId, number: int, ledger: Ledger) -> None:
         """Write a new block's ledger."""
@@ -100,7 +121,16 @@ class Transaction:
             self.run_many("DELETE FROM ledgers WHERE peer = ? AND number = ?", full)
             self.has_shredded = True
 
-    def forget_ledgers(self) -> None:
-        """Forget what was read; called after commit or roll-back."""
+    def committed(self) -> None:
+        """Take note that what the ledgers say is durable; keep the latest of them."""
+        for place in [place for place in self._drawn if self._ledgers[place].is_full]:
+            del self._ledgers[place]
+        self._drawn.clear()
+        while len(self._ledgers) > _MAX_LEDGERS:
+            self._ledgers.popitem(last=False)
+
+    def rolled_back(self) -> None:
+        """Forget what was read and changed: the file may say something else."""
         self._ledgers.clear()
+        self._floors.clear()
         self._drawn.clear()

@@ -31,6 +31,7 @@ class _Call:
 
     act: Callable[[Transaction], Any]
     answer: asyncio.Future[Any]
+    needs_undo: bool
     result: Any = None
     error: BaseException | None = None
 
@@ -84,6 +85,21 @@ class Writer(threading.Thread):
         StoreUnavailableError
             If the store is closed or too busy, or the disk refuses.
         """
+        return await self._outcome(lambda tx: act(tx, *args, **kwargs), needs_undo=True)
+
+    async def call_traceless(
+        self,
+        act: Callable[Concatenate[Transaction, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """Do as `call` with what leaves no trace if it fails.
+
+        It reads only, or changes ledgers last. What it can spare is a savepoint.
+        """
+        return await self._outcome(lambda tx: act(tx, *args, **kwargs), needs_undo=False)
+
+    async def _outcome(self, act: Callable[[Transaction], _T], *, needs_undo: bool) -> _T:
         if self._is_closing:
             raise StoreUnavailableError("the store is closed")
         if self._n_waiting >= _MAX_WAITING:
@@ -91,7 +107,7 @@ class Writer(threading.Thread):
         if not self._gathered:
             self._loop.call_soon(self._hand_over)
         answer: asyncio.Future[_T] = self._loop.create_future()
-        self._gathered.append(_Call(lambda transaction: act(transaction, *args, **kwargs), answer))
+        self._gathered.append(_Call(act, answer, needs_undo))
         self._n_waiting += 1
         return await answer
 
@@ -163,13 +179,14 @@ class Writer(threading.Thread):
             self._roll_back()
             for call in group:
                 call.error = _unavailable(error)
-        finally:
-            transaction.forget_ledgers()
+        else:
+            transaction.committed()
 
     def _attempt(self, call: _Call) -> None:
         """Run one call; what it did is undone if it fails."""
         transaction = self._transaction
-        transaction.run("SAVEPOINT one_call")
+        if call.needs_undo:
+            transaction.run("SAVEPOINT one_call")
         try:
             call.result = call.act(transaction)
         except sqlite3.Error as error:
@@ -181,12 +198,16 @@ class Writer(threading.Thread):
             call.error.__cause__ = error
         except Exception as error:  # noqa: BLE001 - a defect goes to the caller, the thread lives on
             call.error = error
+        if not call.needs_undo:
+            return
         if call.error is not None:
             # Fails if SQLite gave up the whole transaction already; so does the group then.
             transaction.run("ROLLBACK TO one_call")
+            transaction.forget_floors()
         transaction.run("RELEASE one_call")
 
     def _roll_back(self) -> None:
+        self._transaction.rolled_back()
         try:
             if self._transaction.connection.in_transaction:
                 self._transaction.run("ROLLBACK")
