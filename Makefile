@@ -227,6 +227,10 @@ bench: $(READY) ## Figures of the two appliances that `make two-kmes` started
 bench-supply: $(READY) ## Keys per second of two KMEs on this host (of the appliances: ARGS=--appliance)
 	$(RUN) benchmarks/supply.py $(ARGS)
 
+.PHONY: flame
+flame: $(READY) ## Draw where the time goes, into docs/performance (of the appliances: ARGS=--appliance)
+	$(RUN) benchmarks/flame.py $(ARGS)
+
 .PHONY: bench-flat
 bench-flat: $(READY) ## Cost per key with few and many blocks in stock: ARGS="--blocks 1000,1000000"
 	$(RUN) benchmarks/flat.py $(ARGS)

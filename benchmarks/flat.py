@@ -1,24 +1,27 @@
-"""Cost per key, start and memory of an embedded KME, with few and with many blocks in stock.
+"""Cost per key, start and memory of a KME's store and supply, with few and many blocks in stock.
 
 ::
 
-    make bench-flat BLOCKS=1000,100000
+    make bench-flat ARGS="--blocks 1000,1000000"
+    make bench-flat ARGS="--blocks 1000,100000 --store vault"
 
-Store and supply are the real ones, in this process; there is no HTTP and no TLS, so that growth
-would show. Half of the blocks are this KME's own, half are the peer's.
+Store and supply are the real ones; there is no HTTP and no TLS towards SAEs, so that growth would
+show. Half of the blocks are this KME's own, half are the peer's. Vault is a real one whose files
+lie in memory: disks cost the same per write, however much there is.
 """
 
 import argparse
 import asyncio
-import os
+import multiprocessing
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -26,12 +29,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from kme.clock import SystemClock
 from kme.ids import Epoch, KeyId, KmeId, SaeId, SourceId
 from kme.secret import Secret
+from kme.store.ports import Store
 from kme.store.records import FinalKeyRef, Proposal, Settlement, SourceClass, Verdict
 from kme.store.sqlite import SqliteStore
+from kme.store.vault import VaultStore
 from kme.supply.cache import OpenBlock
 from kme.supply.directory import SaeDirectory
 from kme.supply.key_id import IdScope, make_key_id
 from kme.supply.supply import LinkSupply
+from kme.vault.client import VaultAccess
+from kme.vault.documents import Documents
+from memory_documents import MemoryDocuments
+from real_vault import RealVault, open_session
 from supply_pair import SimulatedLiveness
 
 HERE, THERE = KmeId("kme-a"), KmeId("kme-b")
@@ -42,18 +51,82 @@ KEY_BYTES = 32
 AT_ONCE = 256
 
 
-async def fill(path: Path, n_blocks: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: in a file, or in Vault.
+
+    Parameters
+    ----------
+    path
+        The file of a SQLite store.
+    access
+        The Vault; None for SQLite.
+    mount
+        Its KV mount.
+    """
+
+    path: Path
+    access: VaultAccess | None = None
+    mount: str = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Store]:
+        """Open the store."""
+        if self.access is None:
+            embedded = await SqliteStore.open(HERE, self.path, Secret(bytes(32)))
+            yield embedded
+            await embedded.close()
+            return
+        async with open_session(self.access) as session:
+            store = await VaultStore.open(HERE, Documents(session, self.mount), Secret(bytes(32)))
+            yield store
+            await store.close()
+
+    @property
+    def size_mb(self) -> float:
+        """How large its file is."""
+        return self.path.stat().st_size / 1e6
+
+
+def fill(place: Place, n_blocks: int) -> None:
     """Put blocks into a store."""
-    store = await SqliteStore.open(HERE, path, Secret(bytes(32)))
+    asyncio.run(_fill(place, n_blocks))
+
+
+async def _fill(place: Place, n_blocks: int) -> None:
+    if place.access is None:
+        async with place.open() as store:
+            await _settle_all(store, n_blocks)
+        return
+    # One after the other each block would take Vault some 10 ms: all at once they take 2.
+    documents = MemoryDocuments()
+    store = await VaultStore.open(HERE, documents, Secret(bytes(32)))
+    await _settle_all(store, n_blocks)
+    async with open_session(place.access) as session:
+        target, paths = Documents(session, place.mount), iter(documents.paths())
+
+        async def copy() -> None:
+            for path in paths:
+                found = await documents.read(path)
+                assert found is not None
+                await target.write(path, found.data, 0)
+
+        await asyncio.gather(*(copy() for _ in range(8)))
+
+
+async def _settle_all(store: Store, n_blocks: int) -> None:
     rng = random.Random(n_blocks)  # noqa: S311 - nobody uses these keys
     for begin in range(1, n_blocks + 1, AT_ONCE):
         numbers = range(begin, min(begin + AT_ONCE, n_blocks + 1))
-        await asyncio.gather(*(_settle(store, number, rng) for number in numbers))
-    await store.raise_peer_settled(THERE, n_blocks)
-    await store.close()
+        if isinstance(store, SqliteStore):  # those share a commit, in their order
+            await asyncio.gather(*(_settle(store, number, rng) for number in numbers))
+        else:
+            for number in numbers:
+                await _settle(store, number, rng)
+        await store.raise_peer_settled(THERE, numbers[-1])
 
 
-async def _settle(store: SqliteStore, number: int, rng: random.Random) -> None:
+async def _settle(store: Store, number: int, rng: random.Random) -> None:
     owner = HERE if number % 2 else THERE
     entry = FinalKeyRef(SOURCE, Epoch(number))
     proposal = Proposal(number, owner, (entry,), 86_400, SourceClass.QKD, bytes(16))
@@ -61,27 +134,32 @@ async def _settle(store: SqliteStore, number: int, rng: random.Random) -> None:
     await store.settle(THERE, Settlement(proposal, Verdict.EQUAL), key)
 
 
-async def measure(path: Path, n_blocks: int, n_keys: int) -> str:
-    """Measure one store and return the beginning of a row of the table."""
+def measure(place: Place, n_blocks: int, n_keys: int) -> None:
+    """Measure one store and print its row of the table."""
+    row = asyncio.run(_measure(place, n_blocks, n_keys))
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{row} {peak_mb:.0f} | {place.size_mb:.0f} |", flush=True)
+
+
+async def _measure(place: Place, n_blocks: int, n_keys: int) -> str:
     begun_s = time.perf_counter()
-    store = await SqliteStore.open(HERE, path, Secret(bytes(32)))
-    directory = SaeDirectory(HERE, (THERE,), ((ALICE, HERE), (BOB, THERE)))
-    supply = LinkSupply(directory, store, SimulatedLiveness(), SystemClock(), "bench")
-    await supply.open()
-    (await supply.stock(ALICE, BOB)).count_of(KEY_BYTES)
-    started_s = time.perf_counter() - begun_s
-    await supply.new_keys(ALICE, BOB, 1, KEY_BYTES)
-    enc_us = await _time_each(n_keys, lambda _: supply.new_keys(ALICE, BOB, 1, KEY_BYTES))
-    ids = await _ids(store, n_blocks, n_keys + 1)
-    await supply.keys_by_id(BOB, ALICE, [ids.pop()])
-    dec_us = await _time_each(n_keys, lambda n: supply.keys_by_id(BOB, ALICE, [ids[n]]))
-    stock_us = await _time_each(100, lambda _: supply.stock(ALICE, BOB))
-    await supply.close()
-    await store.close()
+    async with place.open() as store:
+        directory = SaeDirectory(HERE, (THERE,), ((ALICE, HERE), (BOB, THERE)))
+        supply = LinkSupply(directory, store, SimulatedLiveness(), SystemClock(), "bench")
+        await supply.open()
+        (await supply.stock(ALICE, BOB)).count_of(KEY_BYTES)
+        started_s = time.perf_counter() - begun_s
+        await supply.new_keys(ALICE, BOB, 1, KEY_BYTES)
+        enc_us = await _time_each(n_keys, lambda _: supply.new_keys(ALICE, BOB, 1, KEY_BYTES))
+        ids = await _ids(store, n_blocks, n_keys + 1)
+        await supply.keys_by_id(BOB, ALICE, [ids.pop()])
+        dec_us = await _time_each(n_keys, lambda n: supply.keys_by_id(BOB, ALICE, [ids[n]]))
+        stock_us = await _time_each(100, lambda _: supply.stock(ALICE, BOB))
+        await supply.close()
     return f"| {n_blocks} | {enc_us:.0f} | {dec_us:.0f} | {stock_us:.0f} | {started_s:.2f} |"
 
 
-async def _ids(store: SqliteStore, n_blocks: int, n_keys: int) -> list[KeyId]:
+async def _ids(store: Store, n_blocks: int, n_keys: int) -> list[KeyId]:
     """Return ids that the peer would have given out, from its oldest blocks on."""
     scope = IdScope.on_link((BOB, THERE), (ALICE, HERE)).encoded()
     ids: list[KeyId] = []
@@ -106,26 +184,38 @@ async def _time_each(n_calls: int, act: Callable[[int], Awaitable[object]]) -> f
     return 1e6 * statistics.median(took)
 
 
+def _rows(place: Place, n_blocks: int, n_keys: int) -> None:
+    """Fill and measure in a process of its own each: memory is the measuring one's alone."""
+    context = multiprocessing.get_context("spawn")
+    for act, more in ((fill, ()), (measure, (n_keys,))):
+        process = context.Process(target=act, args=(place, n_blocks, *more))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{act.__name__} failed")
+
+
 def main() -> None:
-    """Print the table; each row is measured in a process of its own, for its memory."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--blocks", default="1000,100000", help="how many blocks, by commas")
     parser.add_argument("--keys", type=int, default=3000, help="how many keys are measured")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--store", choices=("sqlite", "vault"), default="sqlite")
     arguments = parser.parse_args()
-    if arguments.one is not None:
-        row = asyncio.run(measure(arguments.one, int(arguments.blocks), arguments.keys))
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{row} {peak_mb:.0f} | {arguments.one.stat().st_size / 1e6:.0f} |", flush=True)
-        return
     print("| blocks | enc us | dec us | stock us | start s | peak MB | file MB |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
-    for n_blocks in map(int, arguments.blocks.split(",")):
-        with tempfile.TemporaryDirectory(prefix="kme-flat-") as folder:
-            path = Path(folder) / "store.db"
-            asyncio.run(fill(path, n_blocks))
-            command = [sys.executable, __file__, "--one", str(path), "--blocks", str(n_blocks)]
-            subprocess.run([*command, "--keys", str(arguments.keys)], check=True, env=os.environ)
+    with ExitStack() as stack:
+        vault: RealVault | None = None
+        if arguments.store == "vault":
+            memory = tempfile.TemporaryDirectory(prefix="kme-flat-", dir="/dev/shm")
+            vault = stack.enter_context(RealVault(Path(stack.enter_context(memory))).running())
+        for n_blocks in map(int, arguments.blocks.split(",")):
+            with tempfile.TemporaryDirectory(prefix="kme-flat-") as folder:
+                place = Place(Path(folder) / "store.db")
+                if vault is not None:
+                    files = vault.folder / "data/vault.db"
+                    place = Place(files, vault.access(timeout_s=30.0), vault.fresh_mount())
+                _rows(place, n_blocks, arguments.keys)
 
 
 if __name__ == "__main__":

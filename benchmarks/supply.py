@@ -11,66 +11,19 @@ TLS, HTTP and the event loop, and nothing else.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from rawclient import Load, Outcome, Target, ask, get, post
+from rawclient import Load, Outcome, Target, ask, get
+from stocked import QUIET, Ends, ends_of, ends_of_sites, stock_up, stock_up_sites
 
-from kme.errors import KmeError
-from kme.etsi014.client import open_client
-from kme.ids import SaeId
-from kme.pair import HOST, KME_IDS, Pair
-from pair_on_host import ALICE, BOB, PairOnHost
-
-QUIET: Final[Mapping[str, Mapping[str, object]]] = {
-    "pairing": {"gather_s": 0.1},
-    "ingest": {"poll_interval_s": 0.1},
-    "log": {"level": "WARNING"},
-}
-
-
-REST_S: Final = 2.0
-"""So long the stock stands still before anything is measured: pairing costs time, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """A master SAE that asks for keys, and the slave SAE that draws them."""
-
-    master: Target
-    slave: Target
-    master_id: str
-    slave_id: str
-
-    def enc(self, n_keys: int) -> bytes:
-        """Return the request for fresh keys."""
-        path = f"/api/v1/keys/{self.slave_id}/enc_keys"
-        return post(self.master.name, path, json.dumps({"number": n_keys}).encode())
-
-    def dec(self, key_ids: list[str]) -> bytes:
-        """Return the request for known keys."""
-        body = {"key_IDs": [{"key_ID": key_id} for key_id in key_ids]}
-        path = f"/api/v1/keys/{self.master_id}/dec_keys"
-        return post(self.slave.name, path, json.dumps(body).encode())
-
-
-def ends_of(pair: Pair) -> Ends:
-    """Return Alice at the first KME and Bob at the second."""
-
-    def target(sae: SaeId) -> Target:
-        place, files = pair.home_of(sae), pair.pki.sae_certificates[sae]
-        return Target(HOST, place.sae_port, HOST, pair.pki.service_ca, files.certificate, files.key)
-
-    return Ends(target(ALICE), target(BOB), str(ALICE), str(BOB))
+from kme.pair import KME_IDS
+from pair_on_host import PairOnHost
+from two_kmes import TwoKmes
 
 
 class SupplyFigures:
@@ -122,35 +75,6 @@ def print_head() -> None:
     print("|---" * (3 + len(columns)) + "|")
 
 
-async def stock_up(pair: PairOnHost, n_keys: int) -> None:
-    """Feed both KMEs until the first may allocate so many keys of 256 bits, and pairing rests."""
-    place = pair.pair.home_of(ALICE)
-    pki = pair.pair.pki
-    async with open_client(
-        place.sae_url, pki.sae_certificates[ALICE], pki.service_ca, place.id
-    ) as client:
-        n_before, still_since_s = -1, time.monotonic()
-        for _ in _until(300.0):
-            n_stored = 0
-            with contextlib.suppress(KmeError):  # it is still starting
-                n_stored = (await client.status(BOB)).stored_key_count
-            if n_stored != n_before:
-                n_before, still_since_s = n_stored, time.monotonic()
-            if n_stored < n_keys and not pair.source.is_full():
-                for _ in range(8):
-                    pair.source.feed()
-            if n_stored >= n_keys and time.monotonic() - still_since_s > REST_S:
-                return
-            await asyncio.sleep(0.05)
-
-
-def _until(seconds: float) -> Iterator[None]:
-    deadline_s = time.monotonic() + seconds
-    while time.monotonic() < deadline_s:
-        yield
-    raise TimeoutError("there is not enough key in stock")
-
-
 def embedded(arguments: argparse.Namespace) -> None:
     """Measure two embedded KMEs."""
     with tempfile.TemporaryDirectory(prefix="kme-bench-") as folder:
@@ -168,26 +92,11 @@ def embedded(arguments: argparse.Namespace) -> None:
 
 
 def appliance(arguments: argparse.Namespace) -> None:
-    """Measure the two appliances that `make two-kmes` started; there must be key in stock."""
-    from two_kmes import Site, TwoKmes  # noqa: PLC0415 - needs Docker
-
+    """Measure the two appliances that `make two-kmes` started."""
     kmes = TwoKmes()
-
-    def target(site: Site) -> Target:
-        files = site.credential()
-        return Target(
-            site.settings["KME_BIND"],
-            int(site.settings["KME_SAE_PORT"]),
-            site.settings["KME_HOST"],
-            site.root_ca,
-            files.certificate,
-            files.key,
-        )
-
-    master, slave = kmes.sites
-    figures = SupplyFigures(
-        Ends(target(master), target(slave), str(master.sae), str(slave.sae)), arguments.seconds
-    )
+    if arguments.files:
+        stock_up_sites(kmes, arguments.files)
+    figures = SupplyFigures(ends_of_sites(kmes), arguments.seconds)
     print_head()
     for n_connections, n_keys in arguments.runs:
         figures.rows(n_connections, n_keys)
@@ -206,6 +115,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--appliance", action="store_true", help="the appliances that `make two-kmes` started"
+    )
+    parser.add_argument(
+        "--files", type=int, default=600, help="final keys of 16 KiB fed to the appliances before"
     )
     arguments = parser.parse_args()
     (appliance if arguments.appliance else embedded)(arguments)

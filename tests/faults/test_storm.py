@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cable import Cable
+from cabled_pair import CabledPair
 from faulty_pair import FaultyPair
 from kme.pair import KME_IDS
 from kme.units import GRANULE_BYTES
@@ -42,8 +44,7 @@ def check(pair: FaultyPair, lasted_s: float, back_s: float) -> None:
     assert 0 <= found.n_burnt <= faults.n_open_granules + lost
 
 
-async def storm(directory: Path, seed: int, *, has_kills: bool, has_bad_link: bool) -> None:
-    pair = FaultyPair(directory, seed)
+async def storm(pair: FaultyPair, *, has_kills: bool, has_bad_link: bool) -> None:
     begun_s = asyncio.get_running_loop().time()
     async with pair.running():
         over = asyncio.Event()
@@ -66,12 +67,22 @@ async def storm(directory: Path, seed: int, *, has_kills: bool, has_bad_link: bo
 def test_kills_and_a_bad_link_give_no_key_twice_and_no_disagreement(
     tmp_path: Path, seed: int
 ) -> None:
-    asyncio.run(storm(tmp_path / "pair", seed, has_kills=True, has_bad_link=True))
+    asyncio.run(storm(FaultyPair(tmp_path / "pair", seed), has_kills=True, has_bad_link=True))
 
 
 def test_kills_alone(tmp_path: Path) -> None:
-    asyncio.run(storm(tmp_path / "pair", 4, has_kills=True, has_bad_link=False))
+    asyncio.run(storm(FaultyPair(tmp_path / "pair", 4), has_kills=True, has_bad_link=False))
 
 
 def test_a_bad_link_alone_burns_nothing(tmp_path: Path) -> None:
-    asyncio.run(storm(tmp_path / "pair", 5, has_kills=False, has_bad_link=True))
+    asyncio.run(storm(FaultyPair(tmp_path / "pair", 5), has_kills=False, has_bad_link=True))
+
+
+def test_a_network_that_is_parted_and_loses_packets(tmp_path: Path) -> None:
+    pair = CabledPair(tmp_path / "pair", 6, Cable(0))
+    asyncio.run(storm(pair, has_kills=True, has_bad_link=True))
+
+
+def test_a_network_that_is_parted_burns_nothing(tmp_path: Path) -> None:
+    pair = CabledPair(tmp_path / "pair", 7, Cable(1))
+    asyncio.run(storm(pair, has_kills=False, has_bad_link=True))

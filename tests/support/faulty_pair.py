@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from bad_link import BadLink, either
 from kme.epochs.random_source import FILE_BYTES
@@ -77,6 +77,20 @@ class Faults:
         return self.n_fed * FILE_BYTES
 
 
+class Link(Protocol):
+    """The way between two KMEs, which becomes bad."""
+
+    n_switches: int
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Be there until the block ends."""
+        ...
+
+    async def switch_now_and_then(self, rng: random.Random, over: "asyncio.Event") -> None:
+        """Become bad in one way after another, until told to end; then good."""
+        ...
+
+
 class FaultyPair:
     """A pair whose peer interfaces are reached through proxies.
 
@@ -86,15 +100,17 @@ class FaultyPair:
         Its folder.
     seed
         Of everything that is left to chance.
+    link
+        The way between them; proxies if None.
     """
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, link: Link | None = None) -> None:
         self.host = PairOnHost(directory, SETTINGS)
         self.kmes: dict[KmeId, KmePlace] = {place.id: place for place in self.host.pair.kmes}
         self.faults = Faults()
         self.processes = KmeProcesses()
         self._seeds = random.Random(seed)
-        self.link = BadLink(self.kmes, self.rng())
+        self.link = link or BadLink(self.kmes, self.rng())
         self._detour()
         self.load = SaeLoad(self._client, self.rng())
 
@@ -104,6 +120,7 @@ class FaultyPair:
 
     def _detour(self) -> None:
         """Have each KME reach the other one through the proxy before it."""
+        assert isinstance(self.link, BadLink)
         for place, other in itertools.permutations(self.kmes.values()):
             text = place.config.read_text()
             assert other.peer_url in text
@@ -111,7 +128,12 @@ class FaultyPair:
 
     def _client(self, sae: SaeId) -> AbstractAsyncContextManager[Sae014Client]:
         place, pki = self.host.pair.home_of(sae), self.host.pair.pki
-        return open_client(place.sae_url, pki.sae_certificates[sae], pki.service_ca, place.id)
+        return open_client(
+            self._sae_url(place), pki.sae_certificates[sae], pki.service_ca, place.id
+        )
+
+    def _sae_url(self, place: KmePlace) -> str:
+        return place.sae_url
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["FaultyPair"]:

@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final, cast
 
+from cable import enter
 from dying_kme import DyingStore
 from kme.embedded import run_kme
 from kme.ids import KmeId
@@ -31,9 +32,16 @@ _END_S: Final = 20.0
 
 
 class KmeProcesses:
-    """The processes of some KMEs, one of each at a time."""
+    """The processes of some KMEs, one of each at a time.
+
+    Attributes
+    ----------
+    namespaces
+        Which KMEs live in a network namespace, and its name.
+    """
 
     def __init__(self) -> None:
+        self.namespaces: dict[KmeId, str] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["kme.embedded", "pytest"])
         self._running: dict[KmeId, ForkServerProcess] = {}
@@ -54,7 +62,10 @@ class KmeProcesses:
 
     def start(self, place: KmePlace, dies_at: Failpoint | None = None) -> None:
         """Start a KME, perhaps so that it dies at a failpoint."""
-        process = self._context.Process(target=_live, args=(place.config, place.log, dies_at))
+        namespace = self.namespaces.get(place.id)
+        process = self._context.Process(
+            target=_live, args=(place.config, place.log, dies_at, namespace)
+        )
         with self._lock:
             process.start()
         self._running[place.id] = process
@@ -85,8 +96,10 @@ class KmeProcesses:
         return process.exitcode
 
 
-def _live(config: Path, log: Path, dies_at: Failpoint | None) -> None:
+def _live(config: Path, log: Path, dies_at: Failpoint | None, namespace: str | None) -> None:
     """Be a KME; end with the process that asked for it."""
+    if namespace is not None:
+        enter(namespace)
     with log.open("ab") as out:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(out.fileno(), stream.fileno())

@@ -99,6 +99,10 @@ class PairOnHost:
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log
             )
 
+    def pid(self, kme: KmeId) -> int:
+        """Return the number of a KME's process."""
+        return self._processes[kme].pid
+
     def is_dead(self, kme: KmeId) -> bool:
         """Whether a KME's process has ended."""
         return self._processes[kme].poll() is not None

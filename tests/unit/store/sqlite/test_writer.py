@@ -33,7 +33,7 @@ from kme.store.records import (
     Settlement,
     Verdict,
 )
-from kme.store.sqlite import SqliteStore, writer
+from kme.store.sqlite import SqliteStore, pairing, transaction, writer
 from kme.store.sqlite.transaction import Transaction
 from store_contract import LINK, A, B, add_block, equal, everything, proposal, some_key
 
@@ -196,6 +196,78 @@ def test_draws_are_not_acknowledged_if_their_ledger_cannot_be_written(tmp_path: 
         assert (await store.heartbeat(B)).pending is None
         await store._writer.call(Transaction.run, "DROP TRIGGER stubborn")
         await store.draw(B, [GranuleRange(1, 8, 9)])
+
+    with_store(tmp_path / "kme.db", story)
+
+
+def test_draws_of_a_block_cost_one_statement_each_once_its_ledger_is_in_memory(
+    tmp_path: Path,
+) -> None:
+    async def story(store: SqliteStore) -> None:
+        await add_block(store, 1, owner=B)
+        await store.draw(B, [GranuleRange(1, 8, 9)])
+        with statements_of(store) as seen:
+            await asyncio.gather(*(store.draw(B, [GranuleRange(1, g, g + 1)]) for g in (9, 10, 11)))
+        kinds = [statement.split()[0] for statement in seen]
+        assert kinds == ["BEGIN", "UPDATE", "COMMIT"]
+
+    with_store(tmp_path / "kme.db", story)
+
+
+def test_a_ledger_in_memory_falls_with_the_transaction_that_changed_it(tmp_path: Path) -> None:
+    async def story(store: SqliteStore) -> None:
+        await add_block(store, 1, owner=B)
+        await store.draw(B, [GranuleRange(1, 8, 9)])
+        await store._writer.call(
+            Transaction.run,
+            "CREATE TEMP TRIGGER stubborn BEFORE UPDATE ON ledgers"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        with pytest.raises(StoreUnavailableError):
+            await store.draw(B, [GranuleRange(1, 9, 10)])
+        await store._writer.call(Transaction.run, "DROP TRIGGER stubborn")
+        await store.draw(B, [GranuleRange(1, 9, 10)])
+        for granule in (8, 9):
+            with pytest.raises(KeyNotFoundError):
+                await store.draw(B, [GranuleRange(1, granule, granule + 1)])
+
+    with_store(tmp_path / "kme.db", story)
+
+
+def test_a_floor_in_memory_falls_with_the_call_that_raised_it(tmp_path: Path) -> None:
+    async def story(store: SqliteStore) -> None:
+        await add_block(store, 1, owner=B)
+        await store.draw(B, [GranuleRange(1, 8, 9)])
+
+        def raise_and_fail(tx: Transaction) -> None:
+            pairing.raise_marks(tx, B, 0, 0, 1)
+            assert tx.floor_draw(B) == 1
+            raise PairingError("in the end it doesn't hold")
+
+        with pytest.raises(PairingError):
+            await store._writer.call(raise_and_fail)
+        await store.draw(B, [GranuleRange(1, 9, 10)])
+        await store.raise_floors(B, draw=1)
+        with pytest.raises(KeyNotFoundError):
+            await store.draw(B, [GranuleRange(1, 10, 11)])
+
+    with_store(tmp_path / "kme.db", story)
+
+
+def test_more_ledgers_than_memory_keeps_are_all_drawn_from_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "_MAX_LEDGERS", 2)
+
+    async def story(store: SqliteStore) -> None:
+        for number in range(1, 6):
+            await add_block(store, number, owner=B)
+        for granule in (8, 9):
+            for number in range(1, 6):
+                await store.draw(B, [GranuleRange(number, granule, granule + 1)])
+        for number in range(1, 6):
+            with pytest.raises(KeyNotFoundError):
+                await store.draw(B, [GranuleRange(number, 8, 10)])
 
     with_store(tmp_path / "kme.db", story)
 
