@@ -4,8 +4,8 @@
 
     make flame
 
-Each shows the KME that is asked, with 8 connections. Samples are of all threads that run; the
-C parts of TLS, HTTP and SQLite are counted to the Python line that called them.
+Each shows the KME that is asked, with 8 connections. Samples are of threads that hold the
+interpreter; the C parts of TLS and HTTP are counted to the Python line that called them.
 """
 
 import argparse
@@ -29,13 +29,12 @@ from two_kmes import Site, TwoKmes
 
 CONNECTIONS: Final = 8
 RATE_HZ: Final = 499
-N_FILES: Final = 400
 SPY: Final = Path(sys.executable).with_name("py-spy")
 
 
 def record(pid: int, picture: Path, seconds: float, load: Callable[[], Outcome]) -> Outcome:
     """Draw one process while it works."""
-    options = ["--rate", str(RATE_HZ), "--duration", str(int(seconds)), "--nonblocking"]
+    options = ["--rate", str(RATE_HZ), "--duration", str(int(seconds)), "--gil"]
     command = [str(SPY), "record", "--pid", str(pid), "--output", str(picture), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as spy:
         outcome = load()
@@ -74,11 +73,15 @@ def main() -> None:
     parser.add_argument(
         "--appliance", action="store_true", help="the appliances that `make two-kmes` started"
     )
+    parser.add_argument(
+        "--files", type=int, default=400, help="final keys of 16 KiB fed to the appliances before"
+    )
     arguments = parser.parse_args()
     out, seconds = arguments.out, arguments.seconds
     if arguments.appliance:
         kmes = TwoKmes()
-        stock_up_sites(kmes, N_FILES)
+        if arguments.files:
+            stock_up_sites(kmes, arguments.files)
         master, slave = kmes.sites
         pids = (worker_of(master), worker_of(slave))
         draw(ends_of_sites(kmes), pids, out, "appliance", seconds)

@@ -32,6 +32,9 @@ QUIET: Final[Mapping[str, Mapping[str, object]]] = {
 REST_S: Final = 2.0
 """So long the stock stands still before anything is measured: pairing costs time, too."""
 
+SITES_REST_S: Final = 15.0
+"""The same of appliances, which count their stock now and then only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ends:
@@ -81,14 +84,14 @@ def ends_of_sites(kmes: TwoKmes) -> Ends:
 class Still:
     """Tells when a count has stood still for a while."""
 
-    def __init__(self) -> None:
-        self._seen, self._since_s = -1, 0.0
+    def __init__(self, rest_s: float) -> None:
+        self._rest_s, self._seen, self._since_s = rest_s, -1, 0.0
 
     def is_still(self, count: int) -> bool:
         """Take note of the count now."""
         if count != self._seen:
             self._seen, self._since_s = count, time.monotonic()
-        return time.monotonic() - self._since_s > REST_S
+        return time.monotonic() - self._since_s > self._rest_s
 
 
 async def stock_up(pair: PairOnHost, n_keys: int) -> None:
@@ -98,7 +101,7 @@ async def stock_up(pair: PairOnHost, n_keys: int) -> None:
     async with open_client(
         place.sae_url, pki.sae_certificates[ALICE], pki.service_ca, place.id
     ) as client:
-        still = Still()
+        still = Still(REST_S)
         for _ in _until(300.0):
             n_stored = 0
             with contextlib.suppress(KmeError):  # it is still starting
@@ -116,8 +119,8 @@ def stock_up_sites(kmes: TwoKmes, n_files: int) -> None:
     """Bring two appliances so many final keys of 16 KiB, and wait until pairing rests."""
     master, slave = kmes.sites
     Figures(kmes).ingest(n_files, 16 * 1024)
-    still = Still()
-    for _ in _until(300.0):
+    still = Still(SITES_REST_S)
+    for _ in _until(600.0):
         answer = master.call(f"/{slave.sae}/status", credential=master.credential())
         if still.is_still(int(answer.body["stored_key_count"])):
             return

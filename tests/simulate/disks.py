@@ -83,6 +83,9 @@ class Disk(Protocol):
     def open_claims(self) -> set[str]:
         """Return the nonces of all open claims."""
 
+    def claimants(self) -> set[str]:
+        """Return the names of all processes that have an open claim."""
+
     def has_to_agree(self) -> bool:
         """Return whether a restore was said that isn't agreed with the peer yet."""
 
@@ -172,6 +175,9 @@ class MemoryDisk:
 
     def open_claims(self) -> set[str]:
         return set(self._store._state.claims)
+
+    def claimants(self) -> set[str]:
+        return {claim.worker for _, claim in self._store._state.claims.values()}
 
     def has_to_agree(self) -> bool:
         return self._store._restoring(self._peer) is not None
@@ -291,6 +297,9 @@ class VaultDisk:
 
     def open_claims(self) -> set[str]:
         return set(self._room().claims)
+
+    def claimants(self) -> set[str]:
+        return {claim.worker for claim in self._room().claims.values()}
 
     def has_to_agree(self) -> bool:
         marked = self._data(MARK_PATH).get("incarnation")

@@ -221,10 +221,17 @@ class SimulatedKme:
         self._lines = []
 
     async def _lead(self, process: Process) -> None:
-        await _until_there(process.store.close_claims, self.clock)
+        await _until_there(lambda: self._close_lapsed_claims(process), self.clock)
         self.pairing = pairing = self._new_pairing(process, self._ask_workers)
         self.speaker = LivenessSpeaker(pairing, self.clock)
         await asyncio.gather(pairing.run(asyncio.Event()), self.speaker._keep_speaking())
+
+    async def _close_lapsed_claims(self, process: Process) -> None:
+        """Close what no process that lives has claimed."""
+        # In this order: whoever has a claim was alive before.
+        claimants = self.disk.claimants()
+        for name in sorted(claimants - {one.name for one in self.processes}):
+            await process.store.close_claims(name)
 
     async def _worker(self, process: Process) -> None:
         """Live as a worker: SAEs' requests, told by the elected one how the peer is."""

@@ -37,6 +37,7 @@ from kme.supply.draw import Drawer
 from kme.supply.key_id import IdScope
 from kme.supply.supply import LinkSupply
 from simulate.disks import TracedStore, VaultDisk, _ProcessDocuments
+from simulate.kme import Process, SimulatedKme
 from simulate.plan import LIFETIME_S, SHORT_LIFETIME_S, Plan, StoreKind
 from simulate.run import run
 from simulation import SimulatedCrash
@@ -343,10 +344,14 @@ def test_a_frontier_that_covers_what_is_claimed_is_found(monkeypatch: Patch) -> 
 
 
 def test_an_elected_worker_that_closes_claims_in_use_is_found(monkeypatch: Patch) -> None:
-    """Nobody drops what it has claimed when another worker is elected, which closes all claims."""
+    """The elected worker closes all claims, also of workers that live and go on with them."""
+
+    async def close_all(_: SimulatedKme, process: Process) -> None:
+        await process.store.close_claims()
 
     def drop_claims(supply: LinkSupply) -> None:
         """Go on with what was claimed."""
 
     monkeypatch.setattr(LinkSupply, "drop_claims", drop_claims)
+    monkeypatch.setattr(SimulatedKme, "_close_lapsed_claims", close_all)
     expect_found({**SHORT, "kill_every_s": 0.6}, "is refused key .* never drawn")

@@ -143,11 +143,17 @@ def forwarded_text(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if name == HEADER:
             found.append(value)
-        elif any(word in name.lower().replace(b"_", b"-") for word in _SPEAKING):
+        elif _speaks(name):
             raise IdentityError("a header of the request says otherwise who calls")
     if len(found) != 1:
         raise IdentityError("the client's certificate was not passed on exactly once")
     return found[0]
+
+
+@lru_cache(maxsize=_CACHE_ENTRIES)
+def _speaks(name: bytes) -> bool:
+    """Return whether a header's name sounds as if it told who calls."""
+    return any(word in name.lower().replace(b"_", b"-") for word in _SPEAKING)
 
 
 def leaf_of(text: bytes) -> x509.Certificate:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from kme.clock import Clock
 from kme.errors import IntegrityError, KmeError, OutOfKeysError, UnavailableError
@@ -18,6 +18,8 @@ from kme.supply.ports import Key
 from kme.units import granules_of_bytes
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_OPEN_CLAIMS: Final = 8
 """So many remainders are kept for smaller keys; what is more goes back."""
@@ -260,13 +262,21 @@ class Allocator:
     async def _fetch_ahead(self, key_granules: int) -> None:
         """Claim until there is one step, if there is so much, in a few claims at most."""
         await self._give_back_retired()
-        for _ in range(_MAX_CLAIMS_AHEAD):
-            if sum(claim.room for claim in self.claims) >= self._step.n_granules:
-                break
-            if not await self._claim(key_granules, key_granules):
+        n_claimed = 0
+        while n_claimed < _MAX_CLAIMS_AHEAD and (n_lacking := self._n_lacking()) > 0:
+            # All blocks are about as large as the last one was.
+            size = self._pending[-1].room if self._pending else n_lacking
+            n_now = min(_MAX_CLAIMS_AHEAD - n_claimed, -(-n_lacking // size))
+            are_there = await _all(*(self._claim(key_granules, key_granules) for _ in range(n_now)))
+            n_claimed += n_now
+            if not all(are_there):
                 self._rest()
                 break
         await self._confirm()
+
+    def _n_lacking(self) -> int:
+        """Return how many granules are missing to one step."""
+        return self._step.n_granules - sum(claim.room for claim in self.claims)
 
     def _rest(self) -> None:
         self._rest_until_s = self._ports.clock.monotonic_s() + _REST_S
@@ -319,13 +329,28 @@ class Allocator:
             claim.wipe()
 
     async def _give_back_retired(self) -> None:
-        """Close claims in the store, the last ones of a block first: so their tails join again."""
-        self._retired.sort(key=lambda item: (item[0].reserved.block_number, item[1]))
-        while self._retired:
-            claim, untouched_from = self._retired.pop()
-            try:
-                await self._ports.store.give_back(self._peer, claim, untouched_from)
-            except UnavailableError:
-                # It may be open still; to close it once more does nothing.
-                self._retired.append((claim, untouched_from))
-                raise
+        """Close claims in the store, the last ones of a block first: so their tails join again.
+
+        All at once, so that the store can write them together.
+        """
+        retired, self._retired = self._retired, []
+        retired.sort(key=lambda item: (item[0].reserved.block_number, item[1]), reverse=True)
+        closed: set[str] = set()
+        try:
+            await _all(*(self._give_back(*item, closed) for item in retired))
+        finally:
+            # What isn't surely closed may be open still; to close it once more does nothing.
+            self._retired += [item for item in retired if item[0].nonce not in closed]
+
+    async def _give_back(self, claim: Claim, untouched_from: int, closed: set[str]) -> None:
+        await self._ports.store.give_back(self._peer, claim, untouched_from)
+        closed.add(claim.nonce)
+
+
+async def _all(*calls: Coroutine[Any, Any, _T]) -> list[_T]:
+    """Wait for all calls, whatever fails, then raise the first error if there is one."""
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return cast("list[_T]", outcomes)

@@ -213,7 +213,7 @@ def test_what_is_claimed_while_the_stock_is_counted_counts_once() -> None:
         await asyncio.sleep(0.01)  # the store was read; now more is claimed
         n_claims = pair.scripts[A].count("claim")
         await pair.a.new_keys(ALICE, BOB, 15, 32)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         assert pair.scripts[A].count("claim") > n_claims
         gate.set()
         assert (await asked).free_bytes <= 1024 - 64 - 16 * 32

@@ -13,7 +13,13 @@ class RestSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workers: int = Field(default=2, ge=1, le=32, description="Worker processes.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=32,
+        description="Worker processes. More cut new keys faster where there are processors for"
+        " them, but are slower at known keys: they write the same ledgers in turn.",
+    )
     host: str = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104
     port: Port = Field(default=8443, description="Where Traefik passes on what SAEs ask.")
     peer_port: Port = Field(

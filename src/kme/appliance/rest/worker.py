@@ -23,7 +23,7 @@ from kme.appliance.rest.settings import RestSettings
 from kme.appliance.start import load
 from kme.clock import pause
 from kme.errors import KmeError
-from kme.runtime import first_error, stop_on_signals
+from kme.runtime import first_error, share_interpreter, stop_on_signals
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class RestWorker(UvicornWorker):  # type: ignore[misc]
             logging.getLogger(name).propagate = True
 
     async def _serve(self) -> None:
+        share_interpreter()
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, stop.set)
         with stop_on_signals(stop):

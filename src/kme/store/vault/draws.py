@@ -1,11 +1,12 @@
 """draws - ranges of granules given out once: draws that wait together are judged and written so."""
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from kme.errors import ConflictError, KeyNotFoundError, KmeError, StoreUnavailableError
 from kme.ids import KmeId
@@ -21,8 +22,11 @@ _logger = logging.getLogger(__name__)
 
 _MAX_CACHED: Final = 256
 
+_GATHER_S: Final = 0.02
+"""The longest wait for more draws before a commit; mostly it is as long as the last commit took."""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class _Draw:
     """A draw under way: what is left of it, and what became of it so far."""
 
@@ -40,6 +44,10 @@ class _Draw:
     def rest(self) -> list[GranuleRange]:
         """The ranges that it still has to be written for."""
         return [one for one in self.ranges if one.block_number not in self.written]
+
+    def touches(self, numbers: Sequence[int]) -> bool:
+        """Whether it lies in one of these blocks."""
+        return any(one.block_number in numbers for one in self.ranges)
 
 
 class Draws:
@@ -88,6 +96,9 @@ class Draws:
         self._floor: int | None = None
         self._ledgers: OrderedDict[int, KeptLedger] = OrderedDict()
         self._waiting: list[_Draw] = []
+        self._n_expected = 0
+        self._are_there = asyncio.Event()
+        self._ending: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
 
     async def draw(self, ranges: Sequence[GranuleRange]) -> None:
@@ -96,6 +107,8 @@ class Draws:
             return
         draw = _Draw(ranges, asyncio.get_running_loop().create_future())
         self._waiting.append(draw)
+        if len(self._waiting) >= self._n_expected:
+            self._are_there.set()
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         await draw.outcome
@@ -113,24 +126,60 @@ class Draws:
         """Wait until nothing is under way."""
         if self._runner is not None:
             await asyncio.wait([self._runner])
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def _run(self) -> None:
-        batch: list[_Draw] = []
+        loop, batch = asyncio.get_running_loop(), list[_Draw]()
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
+                begun_s, batch, self._waiting = loop.time(), self._waiting, []
+                full: Sequence[int] = ()
                 try:
-                    await self._commit(batch)
+                    full = await self._commit(batch)
                 except KmeError as error:
                     self._fail(batch, error)
+                ending = [draw for draw in batch if draw.touches(full)]
+                if full:
+                    self._keep_running(self._end_blocks(full, ending))
                 for draw in batch:
-                    self._answer(draw)
+                    if draw not in ending:
+                        self._answer(draw)
+                n_answered, batch = len(batch), []
+                await self._gather(n_answered, min(loop.time() - begun_s, _GATHER_S))
         finally:
             stopping = StoreUnavailableError("the store is stopping; these keys may be burnt")
             for draw in (*batch, *self._waiting):
                 if not draw.outcome.done():
                     draw.outcome.set_exception(stopping)
             self._waiting, self._runner = [], None
+
+    def _keep_running(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end_blocks(self, full: Sequence[int], ending: Sequence[_Draw]) -> None:
+        """Destroy blocks that are used up; only who drew the last of them waits for it."""
+        try:
+            await self._rooms.sweep(self._peer, full)
+        finally:
+            for draw in ending:
+                self._answer(draw)
+
+    async def _gather(self, n_expected: int, at_most_s: float) -> None:
+        """Wait a moment for as many draws again: who was just answered soon asks for more.
+
+        Left to itself, commits of a single draw and of all others would take turns.
+        """
+        if len(self._waiting) >= n_expected or n_expected == 1:
+            return
+        self._n_expected = n_expected
+        self._are_there.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._are_there.wait()
+        self._n_expected = 0
 
     def _fail(self, batch: Sequence[_Draw], error: KmeError) -> None:
         for draw in batch:
@@ -149,7 +198,8 @@ class Draws:
         else:
             draw.outcome.set_exception(draw.error)
 
-    async def _commit(self, batch: Sequence[_Draw]) -> None:
+    async def _commit(self, batch: Sequence[_Draw]) -> Sequence[int]:
+        """Write all draws that hold; return the blocks that are used up with them."""
         for _ in range(MAX_TRIES):
             kept = await self._kept({number for draw in batch for number in draw.numbers})
             after = _judge(batch, kept)
@@ -158,10 +208,9 @@ class Draws:
             if full:
                 await self._rooms.expect_drawn(self._peer, full)
             if await self._write(batch, changed):
-                if full:
-                    await self._rooms.sweep(self._peer, full)
-                return
+                return full
         self._fail(batch, busy(f"ledgers/{self._peer}"))
+        return ()
 
     def _ends_block(self, full: KeptLedger) -> bool:
         """Return whether a block is used up with its ledger; not if we still allocate from it."""
