@@ -11,6 +11,7 @@ interpreter; the C parts of TLS and HTTP are counted to the Python line that cal
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,10 @@ def record(pid: int, picture: Path, seconds: float, load: Callable[[], Outcome])
         outcome = load()
     if spy.returncode:
         raise SystemExit(f"py-spy ended with {spy.returncode}")
+    # It writes its own command line there, with paths of this host.
+    title = f"{picture.stem.replace('-', ', ')}: {CONNECTIONS} connections"
+    drawn = re.sub(r'(id="title"[^>]*>)[^<]*', rf"\g<1>{title}", picture.read_text())
+    picture.write_text(drawn)
     return outcome
 
 

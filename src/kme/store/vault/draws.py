@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 _MAX_CACHED: Final = 256
 
 _GATHER_S: Final = 0.02
-"""The longest wait for more draws before a commit; mostly it is as long as the last commit took."""
+"""The longest wait for more draws before a commit; nor is it longer than the last one took."""
 
 
 @dataclass(slots=True, eq=False)
