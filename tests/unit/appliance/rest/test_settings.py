@@ -15,7 +15,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_names_are_enough() -> None:
     settings = load(RestSettings)
-    assert settings.rest.workers == 2
+    assert settings.rest.workers == 1
     assert settings.rest.port == 8443
     assert settings.pairing.heartbeat_interval_s == 4.0
 
