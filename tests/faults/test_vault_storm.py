@@ -21,10 +21,6 @@ KILLS_PER_STORM = 20
 KILLS_WITHIN_S = 600.0
 SEEDS = (1, 2)
 
-# A Vault that dies between TCP's handshake and TLS's resets the connection: Python's ssl then
-# raises without closing the socket, which the garbage collector does later.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-
 
 async def check(pair: VaultPair, lasted_s: float, back_s: float) -> None:
     """Hold the history and both stores against all that was promised."""

@@ -199,6 +199,7 @@ class Front:
             process = subprocess.Popen([program, config], env=env, stdout=log, stderr=log)
         try:
             self._await_health(process, [program, "healthcheck", config], env)
+            self._await_certificates()
             yield
         finally:
             process.send_signal(signal.SIGTERM)
@@ -216,6 +217,30 @@ class Front:
             assert process.poll() is None, self.log
             assert time.monotonic() < until, self.log
             time.sleep(0.1)
+
+    def _await_certificates(self) -> None:
+        """Wait until no door shows the certificate that Traefik makes itself when it has no other.
+
+        It is healthy a moment before it has read which ones it shall show.
+        """
+
+        def believe_anybody(context: ssl.SSLContext) -> None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+
+        until = time.monotonic() + 20
+        for door in ("sae", "peer"):
+            while self._shows_makeshift(door, believe_anybody):
+                assert time.monotonic() < until, self.log
+                time.sleep(0.05)
+
+    def _shows_makeshift(self, door: str, change: Any) -> bool:
+        try:
+            with self.connect(door, None, change=change) as connection:
+                shown = connection.getpeercert(binary_form=True)
+        except OSError:
+            return False  # it refuses, so it knows whom
+        return shown is not None and b"TRAEFIK DEFAULT CERT" in shown
 
     def touch(self) -> None:
         """Do to the configuration what `make connect` does once a file in /tls has changed."""
